@@ -1,0 +1,1 @@
+"""What runs in the worker: photo bytes in, make / model / year out."""

@@ -1,0 +1,26 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test file imports pytorch_lightning, which pulls in torchvision: see its module
+# torchvision_compat.
+import lightning_train  # noqa: F401
+
+pytest_plugins = ["gateway_fixtures", "live_stack"]
+
+
+@pytest.fixture(scope="session")
+def cars_data() -> Path:
+    """The folder of real data that the environment variable CARS_DATA names."""
+    folder = os.environ.get("CARS_DATA")
+    if not folder:
+        pytest.skip("needs real photos: set CARS_DATA to a folder with stanford_cars/ and photos/")
+    path = Path(folder)
+    if not path.is_dir():
+        pytest.fail(f"CARS_DATA={folder} is no folder: mend or unset it")
+    return path
