@@ -1,0 +1,201 @@
+"""From a checkpoint to a model archive: quantised, calibrated, checked, packaged."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+import handler
+from handler.engine import OpenVinoEngine
+from handler.identifier import CarIdentifier
+from handler.labels import labels_from_names, write_labels
+from handler.manifest import ModelManifest
+from handler.preprocessing import Preprocessing
+from lightning_train import metrics
+from lightning_train.evaluate import score
+from lightning_train.export import export_openvino, float_logits, load_classifier, quantize
+from lightning_train.model_card import model_card
+from lightning_train.report import print_figures
+from lightning_train.stanford_cars import Sample, load_crop, read_dataset
+
+__all__ = ["archive"]
+
+MODEL_NAME = "car_identifier"
+_SELFCHECK_PHOTOS = 4
+_HANDLER = Path(handler.__file__).parent
+
+
+def archive(
+    checkpoint: Path,
+    version: str,
+    data: Path,
+    out: Path = Path("model_store/car_identifier.mar"),
+    config: Path | None = None,
+    calibration_photos: int = 300,
+    precision: float = 0.9,
+) -> None:
+    """Quantise a checkpoint and package it for TorchServe, with its model card beside it.
+
+    Training photos set the 8-bit ranges; validation photos, which training never saw, set the
+    temperature and the verdict's thresholds, and measure what quantisation cost.
+
+    Args:
+        checkpoint: what `fit` wrote, e.g. runs/NAME/checkpoints/best.ckpt.
+        version: version of the archive, e.g. 1.1.
+        data: the data set it was trained on.
+        out: the archive to write; the model card gets its name with .md.
+        config: the configuration it was trained with, quoted in the model card.
+        calibration_photos: training photos that set the ranges of the 8-bit numbers.
+        precision: share of `identified` answers that shall be right, for cars the model knows.
+    """
+    model = load_classifier(checkpoint)
+    preprocessing = Preprocessing(
+        model.hparams["size"], tuple(model.hparams["mean"]), tuple(model.hparams["std"])
+    )
+    train, val = read_dataset(data, "train"), read_dataset(data, "val")
+    names = [label.label for label in val.labels]
+    if names != model.hparams["class_names"]:
+        raise ValueError(f"{data} has other classes than {checkpoint} was trained on")
+
+    chosen = np.random.default_rng(0).permutation(len(train.samples))[:calibration_photos]
+    print(f"quantising {model.hparams['network']} with {len(chosen)} training photos", flush=True)
+    val_pixels = _pixels(val.samples, preprocessing)
+    truth = np.array([sample.class_id for sample in val.samples])
+    exact = float_logits(model, val_pixels)
+    ranges = _pixels([train.samples[i] for i in chosen], preprocessing)
+    graph = quantize(export_openvino(model.network, preprocessing), ranges)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        content = Path(temporary)
+        ov.save_model(graph, content / "model.xml")
+        write_labels(labels_from_names(names), content / "labels.csv")
+        logits = _engine_logits(content / "model.xml", val_pixels)
+        np.savez_compressed(
+            content / "selfcheck.npz",
+            images=val_pixels[:_SELFCHECK_PHOTOS],
+            logits=logits[:_SELFCHECK_PHOTOS],
+        )
+        temperature, min_confidence, min_energy = _calibrate(logits, truth, precision)
+        manifest = ModelManifest(
+            name=MODEL_NAME,
+            version=version,
+            engine="openvino",
+            network=model.hparams["network"],
+            preprocessing=preprocessing,
+            temperature=temperature,
+            min_confidence=min_confidence,
+            min_energy=min_energy,
+            selfcheck_atol=_selfcheck_tolerance(logits),
+            provenance={
+                "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "classes": len(names),
+                "training_photos": len(train.samples),
+                "validation_photos": len(val.samples),
+                "built": datetime.now(UTC).isoformat(timespec="seconds"),
+            },
+        )
+        manifest.write(content / "model.json")
+        # From here on the archive's own code measures it, self-check first.
+        scores = score(CarIdentifier.from_directory(content), val, data)
+        before = metrics.accuracies(exact, truth, val.labels)
+        manifest = replace(
+            manifest,
+            metrics={
+                "validation": {
+                    "float": before,
+                    "int8": {name: scores["figures"][name] for name in before},
+                },
+                "int8_minus_float_top1": scores["figures"]["top1"] - before["top1"],
+                "int8_float_agreement": float(
+                    (exact.argmax(axis=1) == logits.argmax(axis=1)).mean()
+                ),
+                "calibration_error": scores["figures"]["calibration_error"],
+                "outside": scores["outside"],
+            },
+        )
+        manifest.write(content / "model.json")
+        _package(content, version, out)
+    card = model_card(manifest, precision, config.read_text() if config else None)
+    out.with_suffix(".md").write_text(card, encoding="utf-8")
+    print_figures(f"{manifest.network} on validation photos", manifest.metrics["validation"])
+    print(
+        f"int8 - float = {100 * manifest.metrics['int8_minus_float_top1']:+.2f} points of top-1\n"
+        f"{out}: version {version}, {out.stat().st_size / 1e6:.1f} MB"
+    )
+
+
+def _pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Network input [N, H, W, 3]."""
+    return np.stack([preprocessing(load_crop(sample)) for sample in samples])
+
+
+def _selfcheck_tolerance(logits: NDArray[np.float32]) -> float:
+    """How far another machine's logits may lie from these.
+
+    Another instruction set rounds 8-bit products differently; a wrong weight, channel order or
+    normalisation moves logits by far more than half their own spread.
+    """
+    return round(float(logits.std()) / 2, 3)
+
+
+def _engine_logits(model: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Logits [N, C] of the engine that the worker will run."""
+    engine = OpenVinoEngine(model)
+    return np.concatenate([engine.run(pixels[i : i + 8]).logits for i in range(0, len(pixels), 8)])
+
+
+def _calibrate(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], precision: float
+) -> tuple[float, float, float]:
+    """Temperature, lowest confidence and lowest energy, from validation photos alone."""
+    temperature = metrics.fit_temperature(logits, truth)
+    confidence = softmax(logits / temperature, axis=1).max(axis=1)
+    right = logits.argmax(axis=1) == truth
+    min_confidence = metrics.fit_min_confidence(confidence, right, precision)
+    # One car in fifty may be taken for something else.
+    min_energy = float(np.quantile(metrics.energy(logits), 0.02))
+    return round(temperature, 4), round(min_confidence, 4), round(min_energy, 4)
+
+
+def _package(content: Path, version: str, out: Path) -> None:
+    """Run torch-model-archiver over the folder, with the handler's own code beside the model."""
+    shutil.copytree(
+        _HANDLER,
+        content / "handler",
+        ignore=shutil.ignore_patterns("__pycache__", "torchserve_handler.py", "model-config.yaml"),
+    )
+    extra_files = content / "extra"
+    extra_files.mkdir()
+    for name in ("model.bin", "model.json", "labels.csv", "selfcheck.npz", "handler"):
+        shutil.move(content / name, extra_files / name)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as export_path:
+        subprocess.run(  # noqa: S603  (our own arguments)
+            [
+                *(sys.executable, "-c"),
+                "from model_archiver.model_packaging import generate_model_archive as run; run()",
+                *("--model-name", MODEL_NAME, "--version", version),
+                *("--serialized-file", str(content / "model.xml")),
+                *("--handler", str(_HANDLER / "torchserve_handler.py")),
+                *("--config-file", str(_HANDLER / "model-config.yaml")),
+                *("--extra-files", str(extra_files)),
+                *("--export-path", export_path),
+            ],
+            check=True,
+        )
+        # Moved into place whole: a server that starts meanwhile sees the old archive or the new.
+        staged = out.with_suffix(".mar.new")
+        shutil.copyfile(Path(export_path) / f"{MODEL_NAME}.mar", staged)
+        staged.replace(out)

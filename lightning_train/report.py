@@ -1,0 +1,51 @@
+"""Figures for people: their names, their format, one table in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["figure_name", "format_figure", "print_figures"]
+
+_NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "make_model": "make + model",
+    "per_class": "mean of classes",
+    "calibration_error": "calibration error",
+    "identified": "answered identified",
+    "identified_right": "of these right",
+    "not_a_car": "answered not_a_car",
+    "uncertain": "answered uncertain",
+    "auroc_energy": "AUROC of the energy",
+    "auroc_confidence": "AUROC of the confidence",
+}
+
+
+def figure_name(figure: str) -> str:
+    """What a table calls a figure."""
+    return _NAMES.get(figure, figure)
+
+
+def format_figure(figure: str, value: float) -> str:
+    """A count as it is, a fraction as a percentage."""
+    return f"{value:,.0f}" if figure == "photos" else f"{100 * value:.2f} %"
+
+
+def print_figures(title: str, columns: Mapping[str, Mapping[str, float]]) -> None:
+    """Print named figures, one column per system.
+
+    Args:
+        title: what was measured on what.
+        columns: column heading → figure → value; every column holds the same figures.
+    """
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for figure in next(iter(columns.values())):
+        cells = [format_figure(figure, column[figure]) for column in columns.values()]
+        table.add_row(figure_name(figure), *cells)
+    Console().print(table)

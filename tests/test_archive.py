@@ -1,0 +1,150 @@
+"""From a checkpoint to an archive that answers, and its honest score."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_cars import TOY_CLASSES, write_class_folders, write_devkit
+from toy_training import toy_data, toy_model, toy_trainer
+
+from handler.archive import extract_archive
+from handler.errors import ArchiveError
+from handler.identifier import CarIdentifier
+from lightning_train.archive import archive
+from lightning_train.callbacks import ZoomAugmentation
+from lightning_train.evaluate import evaluate
+from lightning_train.export import float_logits, load_classifier
+from lightning_train.stanford_cars import DatasetError, load_crop, read_dataset
+
+
+@pytest.fixture(scope="module")
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_devkit(tmp_path_factory.mktemp("toy"))
+    return write_devkit(root, per_class=4, split="test")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    trainer = toy_trainer(folder, 4, ZoomAugmentation({0: 32}))
+    trainer.fit(toy_model(), toy_data(toy_root))
+    trainer.save_checkpoint(folder / "toy.ckpt")
+    return folder / "toy.ckpt"
+
+
+@pytest.fixture(scope="module")
+def mar(checkpoint: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("store") / "car_identifier.mar"
+    archive(checkpoint, "2.5", toy_root, out, calibration_photos=20)
+    return out
+
+
+def test_the_archive_answers_like_its_checkpoint(
+    mar: Path, checkpoint: Path, toy_root: Path
+) -> None:
+    sample = read_dataset(toy_root, "val").samples[0]
+    model = load_classifier(checkpoint)
+    with extract_archive(mar) as directory:
+        identifier = CarIdentifier.from_directory(directory)
+        logits = identifier.run_images([load_crop(sample)]).logits[0]
+    pixels = identifier.manifest.preprocessing(load_crop(sample))
+    expected = float_logits(model, np.stack([pixels]))[0]
+    assert np.abs(logits - expected).max() < 0.1 * expected.std() + 0.05
+    assert identifier.labels[int(logits.argmax())].label == TOY_CLASSES[sample.class_id]
+
+
+def test_the_archive_says_what_it_is_and_what_quantisation_cost(mar: Path) -> None:
+    with zipfile.ZipFile(mar) as content:
+        manifest = json.loads(content.read("model.json"))
+        torchserve = json.loads(content.read("MAR-INF/MANIFEST.json"))
+    assert torchserve["model"]["modelName"] == "car_identifier"
+    assert torchserve["model"]["modelVersion"] == manifest["version"] == "2.5"
+    validation = manifest["metrics"]["validation"]
+    assert validation["float"]["photos"] == validation["int8"]["photos"] == 6
+    difference = validation["int8"]["top1"] - validation["float"]["top1"]
+    assert manifest["metrics"]["int8_minus_float_top1"] == pytest.approx(difference)
+
+
+def test_the_archives_weights_are_8_bit(mar: Path) -> None:
+    with zipfile.ZipFile(mar) as content:
+        assert b'element_type="i8"' in content.read("model.xml")
+        weights = content.getinfo("model.bin").file_size
+    assert 11e6 < weights < 13e6  # ResNet-18 has 11.2 million of them
+
+
+def test_one_flipped_byte_is_found_before_anything_is_loaded(mar: Path, tmp_path: Path) -> None:
+    content = bytearray(mar.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged = tmp_path / "damaged.mar"
+    damaged.write_bytes(content)
+    with pytest.raises(ArchiveError, match="no complete archive"), extract_archive(damaged):
+        pass
+
+
+@pytest.mark.parametrize("part", ["model.bin", "selfcheck.npz", "labels.csv", "model.json"])
+def test_an_archive_with_a_wrong_part_is_refused_at_start(mar: Path, part: str) -> None:
+    with extract_archive(mar) as directory:
+        content = (directory / part).read_bytes()
+        half = len(content) // 2
+        (directory / part).write_bytes(content[:half] + bytes(len(content) - half))
+        with pytest.raises(ArchiveError):
+            CarIdentifier.from_directory(directory)
+
+
+def test_evaluation_prints_and_writes_the_figures(
+    mar: Path, toy_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report.json"
+    evaluate(mar, toy_root, "val", report)
+    printed = capsys.readouterr().out
+    figures = json.loads(report.read_text())["figures"]
+    assert figures["photos"] == 6
+    assert figures["top1"] == figures["make"] == figures["make_model"] == 1.0
+    for word in ("top-1", "top-5", "make + model", "100.00 %", "int8 - float"):
+        assert word in printed
+
+
+def test_evaluation_takes_the_official_test_split_of_another_root(
+    mar: Path, tmp_path: Path
+) -> None:
+    root = write_devkit(tmp_path / "other", per_class=4, split="test")
+    assert evaluate(mar, root, "test", tmp_path / "r.json")["figures"]["photos"] == 12
+
+
+def test_evaluation_maps_class_folders_onto_the_archives_classes(mar: Path, tmp_path: Path) -> None:
+    # The folders are read with the 196 official classes, the archive knows three of them.
+    root = write_class_folders(tmp_path / "folders", per_class=4, split="test")
+    with pytest.raises(DatasetError, match="does not know 193"):
+        evaluate(mar, root, "test", tmp_path / "r.json")
+
+
+def test_photos_outside_the_classes_are_counted_by_verdict(
+    mar: Path, toy_root: Path, tmp_path: Path
+) -> None:
+    folder = toy_root / "not_cars"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
+    for number, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    outside = evaluate(mar, toy_root, "val", tmp_path / "r.json")["outside"]["not_cars"]
+    assert outside["photos"] == 5
+    assert outside["not_a_car"] + outside["uncertain"] + outside["identified"] == pytest.approx(1)
+
+
+def test_a_data_set_of_other_classes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    root = write_class_folders(tmp_path / "folders", per_class=4)
+    with pytest.raises(ValueError, match="other classes"):
+        archive(checkpoint, "2.5", root, tmp_path / "x.mar")
+    assert not (tmp_path / "x.mar").exists()
+
+
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, toy_root: Path) -> None:
+    path = tmp_path / "broken.ckpt"
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"broken\.ckpt is no checkpoint"):
+        archive(path, "2.5", toy_root, tmp_path / "x.mar")

@@ -1,0 +1,56 @@
+"""A toy Stanford Cars on disk, in both layouts: colours instead of cars, real image files."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+TOY_CLASSES = ["Audi TTS Coupe 2012", "BMW X5 SUV 2007", "Ram C/V Cargo Van Minivan 2012"]
+_COLORS = [(220, 30, 30), (30, 200, 30), (30, 30, 220)]
+SIZE = (96, 64)
+BOX = (20, 10, 80, 50)  # 1-based, inclusive, as the devkit writes it
+
+
+def toy_photo(class_id: int, seed: int) -> Image.Image:
+    """A car-coloured box on noise, [64, 96]."""
+    noise = np.random.default_rng(seed).integers(0, 60, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+    left, top, right, bottom = BOX
+    noise[top - 1 : bottom, left - 1 : right] += np.array(_COLORS[class_id], dtype=np.uint8) // 2
+    return Image.fromarray(noise)
+
+
+def write_devkit(
+    root: Path, per_class: int = 20, split: str = "train", *, whole_box: bool = False
+) -> Path:
+    """Write the devkit layout under root/stanford_cars and return root."""
+    base = root / "stanford_cars"
+    folder = base / f"cars_{split}"
+    folder.mkdir(parents=True)
+    (base / "devkit").mkdir(exist_ok=True)
+    rows = []
+    # Classes alternate, as in the real annotations, where they are shuffled.
+    for number, (_, class_id) in enumerate(itertools.product(range(per_class), range(3)), 1):
+        name = f"{number:05d}.jpg"
+        toy_photo(class_id, number).save(folder / name, quality=95)
+        box = (1, 1, *SIZE) if whole_box else BOX
+        rows.append((*box, class_id + 1, name))
+    fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
+    annotations = np.array(rows, dtype=[(field, object) for field in fields])
+    where = "devkit/cars_train_annos.mat" if split == "train" else "cars_test_annos_withlabels.mat"
+    scipy.io.savemat(base / where, {"annotations": annotations})
+    names = np.array(TOY_CLASSES, dtype=object)
+    scipy.io.savemat(base / "devkit/cars_meta.mat", {"class_names": names})
+    return root
+
+
+def write_class_folders(root: Path, per_class: int = 20, split: str = "train") -> Path:
+    """Write the same photos under the same file names as class folders and return root."""
+    for number, (_, class_id) in enumerate(itertools.product(range(per_class), range(3)), 1):
+        folder = root / split / TOY_CLASSES[class_id].replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        toy_photo(class_id, number).save(folder / f"{number:05d}.jpg", quality=95)
+    return root
