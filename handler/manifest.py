@@ -1,0 +1,111 @@
+"""`model.json`: what the archive says about the model inside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from handler.errors import ArchiveError
+from handler.preprocessing import Preprocessing
+
+__all__ = ["ModelManifest"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelManifest:
+    """What serving needs to know about a model besides its weights and labels.
+
+    Attributes:
+        name: model name, e.g. "car_identifier".
+        version: model version, e.g. "1.0"; every answer carries it.
+        engine: what runs the network, e.g. "openvino".
+        network: architecture, e.g. "resnet152".
+        preprocessing: how a photo becomes network input.
+        temperature: logits are divided by it before the softmax, so that confidence means what it
+            says (Guo et al. 2017, arXiv 1706.04599).
+        min_confidence: calibrated top-1 confidence below this is `uncertain`.
+        min_energy: logsumexp of the raw logits below this is `not_a_car` (Liu et al. 2020,
+            arXiv 2010.03759).
+        selfcheck_atol: how far the logits of the self-check may lie from the stored ones.
+        metrics: how well the model does, free form.
+        provenance: where it comes from, free form.
+    """
+
+    name: str
+    version: str
+    engine: str
+    network: str
+    preprocessing: Preprocessing
+    temperature: float
+    min_confidence: float
+    min_energy: float
+    selfcheck_atol: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `model.json`, for `from_dict`."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "engine": self.engine,
+            "network": self.network,
+            "preprocessing": self.preprocessing.to_dict(),
+            "calibration": {"temperature": self.temperature},
+            "verdict": {"min_confidence": self.min_confidence, "min_energy": self.min_energy},
+            "selfcheck": {"atol": self.selfcheck_atol},
+            "metrics": dict(self.metrics),
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelManifest:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ArchiveError: a key is missing or holds an impossible value.
+        """
+        try:
+            manifest = cls(
+                name=str(data["name"]),
+                version=str(data["version"]),
+                engine=str(data["engine"]),
+                network=str(data["network"]),
+                preprocessing=Preprocessing.from_dict(data["preprocessing"]),
+                temperature=float(data["calibration"]["temperature"]),
+                min_confidence=float(data["verdict"]["min_confidence"]),
+                min_energy=float(data["verdict"]["min_energy"]),
+                selfcheck_atol=float(data["selfcheck"]["atol"]),
+                metrics=dict(data.get("metrics", {})),
+                provenance=dict(data.get("provenance", {})),
+            )
+        except KeyError as error:
+            raise ArchiveError(f"model.json has no {error}: build the archive again") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ArchiveError(
+                f"model.json is invalid ({error}): build the archive again"
+            ) from error
+        if not manifest.temperature > 0:
+            raise ArchiveError(f"model.json: temperature {manifest.temperature} is not positive")
+        return manifest
+
+    @classmethod
+    def read(cls, path: str | Path) -> ModelManifest:
+        """Read a `model.json`.
+
+        Raises:
+            ArchiveError: the file is missing or is no manifest.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArchiveError(f"can't read model.json: {error}") from error
+        return cls.from_dict(data)
+
+    def write(self, path: str | Path) -> None:
+        """Write a `model.json` that `read` reads back unchanged."""
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False)
+        Path(path).write_text(text + "\n", encoding="utf-8")

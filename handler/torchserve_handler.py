@@ -1,0 +1,160 @@
+"""The TorchServe adapter, the archive's entry point: requests in, the public contract out.
+
+Everything else in this package runs without TorchServe; what TorchServe wants is known here only.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+from ts.context import Context
+
+# In an archive this file lies beside its own `handler` package. TorchServe puts the archive after
+# PYTHONPATH, so another `handler` installed there would answer with other code than was tested.
+_ARCHIVE = Path(__file__).resolve().parent
+if (_ARCHIVE / "handler").is_dir():
+    sys.path.insert(0, str(_ARCHIVE))
+
+from handler.answer import Answer  # noqa: E402
+from handler.errors import (  # noqa: E402
+    ArchiveError,
+    ImageMissingError,
+    PhotoError,
+    UnsupportedImageTypeError,
+)
+from handler.identifier import CarIdentifier, Options  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+# A raw request body comes as `body`; a multipart one under the names its sender chose.
+_PHOTO_FIELDS = ("data", "body", "file")
+
+
+# TorchServe takes the one class that this module defines.
+class CarIdentifierHandler:
+    """Answers TorchServe's batches.
+
+    Each request is answered by itself, with its own HTTP status: an exception would fail the whole
+    batch. Request headers hold TorchServe's key and bodies hold people's photos, so neither is ever
+    logged.
+    """
+
+    def initialize(self, context: Context) -> None:
+        """Load the model and run its self-check.
+
+        `handler: {threads: N}` in model-config.yaml caps the engine's CPU threads. A broken archive
+        is logged in one line and ends the worker.
+        """
+        start = time.perf_counter()
+        config = (context.model_yaml_config or {}).get("handler") or {}
+        directory = context.system_properties["model_dir"]
+        try:
+            self._identifier = CarIdentifier.from_directory(directory, config.get("threads"))
+        except ArchiveError as error:
+            # TorchServe would bury an exception in a traceback at each of its retries, and after a
+            # RuntimeError keep the broken version registered.
+            logger.error("%s can't be served: %s", context.model_name, error)
+            sys.exit(1)
+        manifest = self._identifier.manifest
+        logger.info(
+            "%s %s is ready: %s on %s, %d classes, loaded and self-checked in %.1f s",
+            manifest.name,
+            manifest.version,
+            manifest.network,
+            manifest.engine,
+            len(self._identifier.labels),
+            time.perf_counter() - start,
+        )
+
+    def handle(self, data: list[dict[str, Any]], context: Context) -> list[str]:
+        """Answer a batch: one JSON body per request, in order."""
+        request_ids = [context.get_request_id(index) for index in range(len(data))]
+        replies: dict[int, Answer | PhotoError | dict[str, Any]] = {}
+        photos: dict[int, bytes | bytearray] = {}
+        options: dict[int, Options] = {}
+        for index, fields in enumerate(data):
+            headers = context.get_all_request_header(index)
+            # What `GET /models/NAME?customized=true` of the management API becomes.
+            if headers.get("describe") == "True":
+                replies[index] = self.describe_handle()
+                continue
+            try:
+                sent = _sent_options(fields, headers)
+                if "request_id" in sent:
+                    request_ids[index] = Options(request_id=sent["request_id"]).request_id
+                options[index] = Options.parse(
+                    top_k=sent.get("top_k"), request_id=request_ids[index]
+                )
+                photos[index] = _photo(fields)
+            except PhotoError as error:
+                replies[index] = error
+
+        answers = self._identifier.identify(
+            list(photos.values()), [options[index] for index in photos]
+        )
+        replies.update(zip(photos, answers, strict=True))
+
+        bodies = []
+        for index in range(len(data)):
+            reply = replies[index]
+            context.set_response_content_type(index, "application/json")
+            if isinstance(reply, PhotoError):
+                context.set_response_status(reply.status, HTTPStatus(reply.status).phrase, index)
+                body = reply.to_json(request_ids[index])
+            elif isinstance(reply, Answer):
+                body = reply.to_json()
+            else:
+                body = reply
+            bodies.append(json.dumps(body, ensure_ascii=False))
+        return bodies
+
+    def describe_handle(self) -> dict[str, Any]:
+        """What this version of the model knows, for the management API."""
+        manifest = self._identifier.manifest
+        return {
+            "model_version": manifest.version,
+            "network": manifest.network,
+            "labels": [asdict(label) for label in self._identifier.labels],
+            "metrics": manifest.metrics,
+            "provenance": manifest.provenance,
+        }
+
+
+def _sent_options(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> dict[str, str]:
+    """The options in a request: multipart fields, or headers (`top_k`, `Top-K`, `X-Top-K`)."""
+    sent = {}
+    # Fields come last and so win: TorchServe puts the content type of each among the headers.
+    for name, value in (*headers.items(), *fields.items()):
+        option = name.lower().replace("-", "_").removeprefix("x_")
+        if option in ("top_k", "request_id"):
+            sent[option] = _text(value)
+    return sent
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    return str(value)
+
+
+def _photo(fields: Mapping[str, Any]) -> bytes | bytearray:
+    value = next((fields[name] for name in _PHOTO_FIELDS if fields.get(name) is not None), None)
+    if value is None:
+        raise ImageMissingError(
+            "the request holds no image: send the photo as the request's body, or as the multipart "
+            f"field {_PHOTO_FIELDS[0]!r}"
+        )
+    # With `decode_input_request` on, TorchServe hands over text and JSON already decoded.
+    if isinstance(value, str):
+        return value.encode()
+    if not isinstance(value, bytes | bytearray):
+        raise UnsupportedImageTypeError("the image came as JSON: send the photo's bytes themselves")
+    return value
