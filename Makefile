@@ -1,0 +1,72 @@
+# Each target sets up what it needs in .venv first, so that it is the only command on a fresh machine
+# with Python 3.11. Settings can be given on the command line (make serve CARID_PORT=8001), and ARGS
+# adds to what a command gets: make test ARGS='-k decode'.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint train evaluate archive openapi constraints clean
+
+# The first Python 3.11 at hand. Expanded only where it is used: `make help` works without one.
+is_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
+PYTHON ?= $(or $(shell for python in python3.11 python3 python; do \
+	$$python -c '$(is_3_11)' 2>/dev/null && echo $$python && break; done),$(error \
+	Python 3.11 is needed and not found: install it, or name one: make PYTHON=/path/to/python3.11 …))
+
+VENV := .venv/bin/python
+set_up = @$(PYTHON) deploy/bootstrap.py
+
+DATA ?= $(CARS_DATA)
+SPLIT ?= val
+example_train = make train CONFIG=lightning_train/configs/efficientnet_lite0_cpu.yaml DATA=/path/to/data
+example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
+example_archive = make archive CHECKPOINT=runs/…/checkpoints/best.ckpt VERSION=1.1 DATA=/path/to/data
+require = $(foreach name,$(1),$(if $($(name)),,$(error $(name) is missing; for example: $(2))))
+
+help: ## what can be done here (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: ## TorchServe and the gateway with the bundled archive, on http://127.0.0.1:8000; Ctrl-C stops both
+	$(set_up) serve
+	@exec $(VENV) -m deploy.serve $(ARGS)
+
+test: ## all tests; those that need real photos run if CARS_DATA names the data folder
+	$(set_up) dev
+	@$(VENV) -m pytest $(ARGS)
+
+lint: ## style, types and the import rules of ARCHITECTURE.md
+	$(set_up) dev
+	@$(VENV) -m ruff check
+	@$(VENV) -m ruff format --check
+	@$(VENV) -m mypy
+	@.venv/bin/lint-imports --no-logo
+
+train: ## fit a network: CONFIG=lightning_train/configs/….yaml DATA=folder
+	$(call require,CONFIG,$(example_train))
+	$(set_up) train
+	@$(VENV) -m lightning_train fit --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') $(ARGS)
+
+evaluate: ## score an archive: ARCHIVE=model_store/….mar DATA=folder SPLIT=train|val|test
+	$(call require,ARCHIVE DATA SPLIT,$(example_evaluate))
+	$(set_up) train
+	@$(VENV) -m lightning_train evaluate --archive '$(ARCHIVE)' --data '$(DATA)' --split '$(SPLIT)' $(ARGS)
+
+archive: ## quantise a checkpoint into an archive and its model card: CHECKPOINT=….ckpt VERSION=1.1 DATA=folder [CONFIG=….yaml]
+	$(call require,CHECKPOINT VERSION DATA,$(example_archive))
+	$(set_up) train
+	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
+		--data '$(DATA)' $(if $(CONFIG),--config '$(CONFIG)') $(ARGS)
+
+openapi: ## write openapi/ from the gateway
+	$(set_up) dev
+	@$(VENV) -m gateway.openapi
+
+constraints: ## pin in constraints.txt what .venv holds (first upgrade there: .venv/bin/pip install -U …)
+	$(set_up) dev
+	@{ sed '/^[^#]/,$$d' constraints.txt; $(VENV) -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
+		> constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## remove .venv, .run and all caches; training runs stay
+	rm -rf .venv .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,96 @@
+"""A service with everything it starts, handled as one: TorchServe is a family of processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+class ProcessGroup:
+    """A command in a session of its own, whose output goes to a file.
+
+    A session of its own has two effects. Ctrl-C in the terminal reaches only the launcher, which
+    then stops the services in order. And a signal to the group reaches them all: TorchServe's
+    launcher script dies of SIGTERM alone and leaves its Java and the Python workers running.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        cwd: Path,
+        log: Path,
+        env: Mapping[str, str],
+    ) -> None:
+        """Start the command.
+
+        Args:
+            name: what to call it in messages.
+            command: program and arguments.
+            cwd: the directory it runs in.
+            log: gets its standard output and error; an earlier file is overwritten.
+            env: added to the launcher's own environment.
+        """
+        self.name = name
+        self.log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """How the first process of the group ended; None while it runs."""
+        return self._process.poll()
+
+    def is_gone(self) -> bool:
+        """Whether no process of the group is left."""
+        if self._process.poll() is None:
+            return False
+        try:
+            # Orphans of the group become this process's children where it is a container's first
+            # process: they count as running until somebody waits for them.
+            while os.waitpid(-self.pid, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # macOS says this of a group in which only zombies are left
+            return True
+        return False
+
+    def stop(self, patience: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """End every process of the group and wait until it has.
+
+        Args:
+            patience: seconds between the polite signal and the one that cannot be refused.
+            hurry: asked meanwhile; true ends the patience.
+        """
+        for sent, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
+            if self.is_gone():
+                return
+            os.killpg(self.pid, sent)
+            deadline = time.monotonic() + wait
+            while not self.is_gone() and time.monotonic() < deadline:
+                if sent == signal.SIGTERM and hurry():
+                    break
+                time.sleep(0.05)
+
+    def log_end(self, lines: int = 25) -> str:
+        """The last lines of the log."""
+        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
