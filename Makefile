@@ -57,9 +57,10 @@ archive: ## quantise a checkpoint into an archive and its model card: CHECKPOINT
 	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
 		--data '$(DATA)' $(if $(CONFIG),--config '$(CONFIG)') $(ARGS)
 
-openapi: ## write openapi/ from the gateway
+openapi: ## write openapi/car-identifier.yaml from the gateway
 	$(set_up) dev
-	@$(VENV) -m gateway.openapi
+	@$(VENV) -m gateway.openapi > openapi/car-identifier.yaml.new
+	@mv openapi/car-identifier.yaml.new openapi/car-identifier.yaml
 
 constraints: ## pin in constraints.txt what .venv holds (first upgrade there: .venv/bin/pip install -U …)
 	$(set_up) dev

@@ -31,7 +31,7 @@ _OVERSAMPLING = 2
 # Shorter sides of less than this share of the network's size get a warning.
 _TINY = 0.5
 
-_ACCEPTED = "send a JPEG, PNG, WebP or HEIC photo"
+_ACCEPTED = "Send a JPEG, PNG, WebP or HEIC photo."
 
 # Adds HEIF to the formats that Pillow knows; a second call changes nothing.
 pillow_heif.register_heif_opener()
@@ -72,10 +72,10 @@ def decode_photo(data: bytes | bytearray, *, min_side: int) -> DecodedPhoto:
         PhotoError: whatever is wrong with `data`; nothing else is ever raised.
     """
     if not data:
-        raise ImageMissingError(f"the image is empty: {_ACCEPTED}")
+        raise ImageMissingError(f"The image is empty. {_ACCEPTED}")
     if len(data) > MAX_BYTES:
         raise ImageTooLargeError(
-            f"the photo has more than {MAX_BYTES // 2**20} MB: send it smaller or more compressed"
+            f"The photo has more than {MAX_BYTES // 2**20} MB. Send it smaller or more compressed."
         )
     image_format = _sniff_format(data)
     try:
@@ -87,7 +87,7 @@ def decode_photo(data: bytes | bytearray, *, min_side: int) -> DecodedPhoto:
     # Damaged files make decoders raise nearly anything (struct.error, KeyError, OverflowError, …).
     except Exception as error:
         raise ImageUnreadableError(
-            f"the {image_format} image is damaged or incomplete: send the original file again"
+            f"The {image_format} image is damaged or incomplete. Send the original file again."
         ) from error
 
 
@@ -157,7 +157,7 @@ def _orientation(file: Image.Image) -> int:
 
 def _too_many_pixels() -> ImageTooLargeError:
     return ImageTooLargeError(
-        f"the photo has more than {MAX_PIXELS // 10**6} million pixels: send it smaller"
+        f"The photo has more than {MAX_PIXELS // 10**6} million pixels. Send it smaller."
     )
 
 
@@ -198,9 +198,9 @@ def _sniff_format(data: bytes | bytearray) -> str:
         else:
             what = "a video or another file of the MP4 family"
     raise UnsupportedImageTypeError(
-        f"this is {what}, which is not read: {_ACCEPTED}"
+        f"This is {what}, which is not read. {_ACCEPTED}"
         if what
-        else f"this is not an image of a type that is read: {_ACCEPTED}"
+        else f"This is not an image of a type that is read. {_ACCEPTED}"
     )
 
 

@@ -43,7 +43,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= _MAX_TOP_K:
-            raise InvalidOptionError(f"top_k must be 1 to {_MAX_TOP_K}, not {self.top_k}")
+            raise InvalidOptionError(f"top_k must be 1 to {_MAX_TOP_K}, not {self.top_k}.")
         if self.request_id is not None and not _REQUEST_ID.fullmatch(self.request_id):
             raise InvalidOptionError(
                 "request_id must be 1 to 128 letters, digits or any of . _ : / + = -"
@@ -59,7 +59,7 @@ class Options:
         if top_k is None:
             return cls(request_id=request_id)
         if not re.fullmatch(r"[0-9]{1,9}", top_k.strip(), re.ASCII):
-            raise InvalidOptionError(f"top_k must be a whole number from 1 to {_MAX_TOP_K}")
+            raise InvalidOptionError(f"top_k must be a whole number from 1 to {_MAX_TOP_K}.")
         return cls(int(top_k), request_id)
 
 

@@ -1,7 +1,7 @@
 """What a class name says: make, model, body and year.
 
-The label table is one CSV file, `class_id,make,model,body,year,label`. The archive carries it beside
-the weights and the worker answers from it, so the two cannot drift apart.
+The label table is one CSV file, `class_id,make,model,body,year,label`. The archive carries it
+beside the weights and the worker answers from it, so the two cannot drift apart.
 """
 
 from __future__ import annotations

@@ -149,12 +149,14 @@ def _photo(fields: Mapping[str, Any]) -> bytes | bytearray:
     value = next((fields[name] for name in _PHOTO_FIELDS if fields.get(name) is not None), None)
     if value is None:
         raise ImageMissingError(
-            "the request holds no image: send the photo as the request's body, or as the multipart "
-            f"field {_PHOTO_FIELDS[0]!r}"
+            "The request holds no image. Send the photo as the request's body, or as the multipart "
+            f"field {_PHOTO_FIELDS[0]!r}."
         )
     # With `decode_input_request` on, TorchServe hands over text and JSON already decoded.
     if isinstance(value, str):
         return value.encode()
     if not isinstance(value, bytes | bytearray):
-        raise UnsupportedImageTypeError("the image came as JSON: send the photo's bytes themselves")
+        raise UnsupportedImageTypeError(
+            "The image came as JSON. Send the photo's bytes themselves."
+        )
     return value

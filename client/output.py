@@ -1,0 +1,127 @@
+"""Answers on a terminal: a table for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from client.types import Answer, LabelTable, Prediction
+
+__all__ = ["Failure", "Outcome", "answer_table", "console", "json_lines", "label_table"]
+
+# Wide enough for any row: nothing is cut or folded where no eye but a program's reads it.
+_PIPED_WIDTH = 1000
+_VERDICTS = {
+    "identified": Text("identified", "green"),
+    "uncertain": Text("uncertain", "yellow"),
+    "not_a_car": Text("not a car", "yellow"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a photo has no answer.
+
+    Attributes:
+        code: the API's, or "unreadable_file".
+        message: for people.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one photo."""
+
+    photo: str
+    result: Answer | Failure
+
+    def to_json(self) -> dict[str, Any]:
+        """As `{"photo", "answer"}` or `{"photo", "error"}`."""
+        kind = "error" if isinstance(self.result, Failure) else "answer"
+        return {"photo": self.photo, kind: asdict(self.result)}
+
+
+def console() -> Console:
+    """Standard output; as wide as it takes where that is no terminal."""
+    return Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+
+
+def json_lines(entries: Iterable[dict[str, Any]]) -> str:
+    """One entry a line."""
+    return "\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+
+
+def answer_table(outcomes: Sequence[Outcome], *, predictions: int = 1) -> Table:
+    """One row per photo, and one for each further prediction, up to `predictions` in all."""
+    table = _table()
+    # Folded, never cut: the end of a file name is what tells photos apart.
+    table.add_column("Photo", overflow="fold")
+    table.add_column("Car", overflow="fold")
+    table.add_column("Year", justify="right", no_wrap=True)
+    table.add_column("Confidence", justify="right", no_wrap=True)
+    table.add_column("Verdict", no_wrap=True)
+    for photo, outcome in zip(_short_names(outcomes), outcomes, strict=True):
+        answer = outcome.result
+        if isinstance(answer, Failure):
+            table.add_row(photo, Text(answer.message, "red"), "", "", Text("failed", "red"))
+            continue
+        verdict = _VERDICTS.get(answer.verdict, Text(answer.verdict))
+        if answer.verdict == "not_a_car" and predictions == 1:
+            table.add_row(photo, Text("–"), "", "", verdict)
+        else:
+            best, *others = answer.predictions[:predictions]
+            table.add_row(photo, *_cells(best), verdict)
+            for other in others:
+                table.add_row("", *_cells(other), "", style="dim")
+        if answer.verdict == "uncertain":
+            make = f"{answer.make} of some kind: {_percent(answer.make_confidence)}"
+            table.add_row("", Text(make, "dim"))
+        for warning in answer.warnings:
+            table.add_row("", Text(warning, "dim"))
+    return table
+
+
+def label_table(labels: LabelTable) -> Table:
+    """All car models, one a row."""
+    table = _table(caption=f"{len(labels.labels)} car models, model version {labels.model_version}")
+    table.add_column("Id", justify="right", no_wrap=True)
+    for heading in ("Make", "Model", "Body"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("Year", justify="right", no_wrap=True)
+    for car in labels.labels:
+        table.add_row(str(car.class_id), car.make, car.model, car.body or "", str(car.year))
+    return table
+
+
+def _table(caption: str | None = None) -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+
+
+def _short_names(outcomes: Sequence[Outcome]) -> list[Text]:
+    """File names where they tell the photos apart, and whole paths where they don't."""
+    names = [PurePath(outcome.photo).name for outcome in outcomes]
+    if len(set(names)) < len({outcome.photo for outcome in outcomes}):
+        names = [outcome.photo for outcome in outcomes]
+    return [Text(name) for name in names]
+
+
+def _cells(prediction: Prediction) -> tuple[Text, str, str]:
+    name = " ".join(filter(None, (prediction.make, prediction.model, prediction.body)))
+    return Text(name), str(prediction.year), _percent(prediction.confidence)
+
+
+def _percent(probability: float) -> str:
+    # 0.997 is not certainty.
+    return f"{min(round(100 * probability), 99)} %"

@@ -1,0 +1,263 @@
+"""What can go wrong, and the one shape in which a caller hears of it.
+
+    GatewayError
+    ├── BodyUnreadableError        400 body_unreadable         broken multipart
+    ├── ImageMissingError          400 image_missing           no photo, or an empty one
+    ├── NotFoundError              404 not_found
+    ├── MethodNotAllowedError      405 method_not_allowed
+    ├── ImageTooLargeError         413 image_too_large
+    ├── BodyTooLargeError          413 body_too_large
+    ├── TooManyPhotosError         413 too_many_photos
+    ├── UnsupportedMediaTypeError  415 unsupported_media_type  a body that holds no photo
+    ├── InvalidOptionError         422 invalid_option
+    ├── PhotoRefusedError          as the worker says: image_unreadable, unsupported_image_type, …
+    ├── InternalError              500 internal_error          a bug, here or in the worker
+    ├── NotReadyError              503 not_ready               the answer of /readyz
+    ├── ModelUnavailableError      503 model_unavailable       TorchServe or its worker is down
+    ├── ServerBusyError            503 server_busy             more work than fits; come back
+    └── AnswerTimeoutError         504 timeout
+
+Every error leaves as `{"error": {"code", "message"}, "request_id"}`. Messages are for the caller:
+they say what to do next and hold nothing of the inside (paths, addresses, stack traces).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from gateway.schemas import EXAMPLE_REQUEST_ID, ErrorBody, ErrorDetail
+
+__all__ = [
+    "AnswerTimeoutError",
+    "BodyTooLargeError",
+    "BodyUnreadableError",
+    "GatewayError",
+    "ImageMissingError",
+    "ImageTooLargeError",
+    "InternalError",
+    "InvalidOptionError",
+    "MethodNotAllowedError",
+    "ModelUnavailableError",
+    "NotFoundError",
+    "NotReadyError",
+    "PhotoRefusedError",
+    "ServerBusyError",
+    "TooManyPhotosError",
+    "UnsupportedMediaTypeError",
+    "error_response",
+    "error_responses",
+    "install_error_handlers",
+    "invalid_option",
+]
+
+
+class GatewayError(Exception):
+    """Base of every error that is told to a caller.
+
+    Attributes:
+        status: HTTP status.
+        code: the machine-readable name.
+        message: what happened and what to do next.
+        retry_after: seconds after which the same request may succeed; None where it won't.
+    """
+
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
+    code: str = "internal_error"
+    retry_after: ClassVar[int | None] = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    @property
+    def detail(self) -> ErrorDetail:
+        """Code and message, as they are sent."""
+        return ErrorDetail(code=self.code, message=self.message)
+
+
+class BodyUnreadableError(GatewayError):
+    """The request's body can't be taken apart."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "body_unreadable"
+
+
+class ImageMissingError(GatewayError):
+    """The request holds no photo, or an empty one."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "image_missing"
+
+
+class NotFoundError(GatewayError):
+    """There is nothing at this path."""
+
+    status, code = HTTPStatus.NOT_FOUND, "not_found"
+
+
+class MethodNotAllowedError(GatewayError):
+    """The path exists, but not for this method."""
+
+    status, code = HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed"
+
+
+class ImageTooLargeError(GatewayError):
+    """One photo has too many bytes."""
+
+    status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large"
+
+
+class BodyTooLargeError(GatewayError):
+    """The whole request has too many bytes."""
+
+    status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"
+
+
+class TooManyPhotosError(GatewayError):
+    """More photos than one request may hold."""
+
+    status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_many_photos"
+
+
+class UnsupportedMediaTypeError(GatewayError):
+    """The body's type is none that a photo comes in."""
+
+    status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"
+
+
+class InvalidOptionError(GatewayError):
+    """An option is unknown, out of range or given twice."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_option"
+
+
+class PhotoRefusedError(GatewayError):
+    """The worker can't answer this photo; its own status, code and message are passed on."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class InternalError(GatewayError):
+    """A bug; the log has the details under the same request id."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Something went wrong on the server. Please report it with this request id."
+        )
+
+
+class NotReadyError(GatewayError):
+    """No worker has answered a photo recently."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"
+    retry_after = 2
+
+
+class ModelUnavailableError(GatewayError):
+    """TorchServe or its worker is down, starting or restarting."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "model_unavailable"
+    retry_after = 3
+
+
+class ServerBusyError(GatewayError):
+    """There is more work than fits; nothing is wrong."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "server_busy"
+    retry_after = 1
+
+
+class AnswerTimeoutError(GatewayError):
+    """The worker was too slow."""
+
+    status, code = HTTPStatus.GATEWAY_TIMEOUT, "timeout"
+
+
+def error_response(error: GatewayError, request_id: str) -> JSONResponse:
+    """The error as it goes over the wire."""
+    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    body = ErrorBody(error=error.detail, request_id=request_id)
+    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+
+
+def error_responses(*examples: GatewayError) -> dict[int | str, dict[str, Any]]:
+    """The `responses=` of a route that may answer with these errors, for its OpenAPI."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in examples:
+        response = responses.setdefault(
+            int(error.status),
+            {
+                "model": ErrorBody,
+                "description": HTTPStatus(error.status).phrase,
+                "content": {"application/json": {"examples": {}}},
+            },
+        )
+        body = ErrorBody(error=error.detail, request_id=EXAMPLE_REQUEST_ID)
+        response["content"]["application/json"]["examples"][error.code] = {
+            "value": body.model_dump()
+        }
+        if error.retry_after is not None:
+            response["headers"] = {
+                "Retry-After": {
+                    "description": "Seconds after which to try again.",
+                    "schema": {"type": "integer", "minimum": 0},
+                }
+            }
+    return responses
+
+
+def invalid_option(errors: Sequence[Any], known: Iterable[str]) -> InvalidOptionError:
+    """Say in whole sentences what pydantic found wrong with a request's options."""
+    problems = []
+    for error in errors:
+        name = error["loc"][-1]
+        if error["type"] == "extra_forbidden":
+            problems.append(f"There is no option {name!r}, only {', '.join(known)}.")
+        else:
+            problems.append(f"{name}: {error['msg']}, not {str(error['input'])[:40]!r}.")
+    return InvalidOptionError(" ".join(problems))
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give every error that a route or the router raises the one shape.
+
+    What nobody expected is `RequestContext`'s (middleware.py): only there can the answer still get
+    its request id.
+    """
+
+    @app.exception_handler(GatewayError)
+    async def on_gateway_error(request: Request, error: GatewayError) -> Response:
+        return error_response(error, request.state.request_id)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(request: Request, error: RequestValidationError) -> Response:
+        known = [
+            parameter["name"]
+            for operations in app.openapi()["paths"].get(request.url.path, {}).values()
+            for parameter in operations.get("parameters", ())
+        ]
+        return error_response(invalid_option(error.errors(), known), request.state.request_id)
+
+    @app.exception_handler(HTTPException)
+    async def on_router_error(request: Request, error: HTTPException) -> Response:
+        path, method = request.url.path, request.method
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            told: GatewayError = NotFoundError(
+                f"There is nothing at {path}. See /swagger/ for what is."
+            )
+        elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            told = MethodNotAllowedError(f"{path} takes {allowed}, not {method}.")
+        else:
+            raise error
+        response = error_response(told, request.state.request_id)
+        response.headers.update(error.headers or {})
+        return response

@@ -1,0 +1,89 @@
+"""The description of the public API: checked in, valid, and true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import yaml
+from gateway_fixtures import BROKEN_PHOTO, PHOTO, Gateway
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from gateway.openapi import openapi_yaml
+
+CHECKED_IN = Path(__file__).resolve().parent.parent / "openapi" / "car-identifier.yaml"
+
+
+@pytest.fixture(scope="module")
+def description() -> dict[str, Any]:
+    return yaml.safe_load(openapi_yaml())
+
+
+def test_the_checked_in_file_is_what_the_gateway_says() -> None:
+    assert CHECKED_IN.read_text() == openapi_yaml(), (
+        "run: python -m gateway.openapi > openapi/car-identifier.yaml"
+    )
+
+
+def test_it_is_valid_openapi(description: dict[str, Any]) -> None:
+    OpenAPIV31SpecValidator(description).validate()
+
+
+def test_an_operators_settings_do_not_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = openapi_yaml()
+    monkeypatch.setenv("CARID_PORT", "1234")
+    assert openapi_yaml() == before
+
+
+def test_every_example_keeps_to_its_schema(description: dict[str, Any]) -> None:
+    examples = 0
+    for name, schema in description["components"]["schemas"].items():
+        for example in schema.get("examples", ()):
+            validator(description, f"#/components/schemas/{name}").validate(example)
+            examples += 1
+    for operation in (op for path in description["paths"].values() for op in path.values()):
+        for response in operation["responses"].values():
+            content = response["content"]["application/json"]
+            for example in content.get("examples", {}).values():
+                validator(description, content["schema"]["$ref"]).validate(example["value"])
+                examples += 1
+    assert examples > 10
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "request_parts", "status"),
+    [
+        ("POST", "/v1/identify", {"files": {"file": PHOTO}}, "200"),
+        ("POST", "/v1/identify", {"files": {"a": PHOTO, "b": BROKEN_PHOTO}}, "200"),
+        ("POST", "/v1/identify", {"files": {"file": BROKEN_PHOTO}}, "422"),
+        ("POST", "/v1/identify", {}, "400"),
+        ("POST", "/v1/identify", {"json": {}}, "415"),
+        ("POST", "/v1/identify", {"params": {"top_k": 99}}, "422"),
+        ("GET", "/v1/labels", {}, "200"),
+        ("GET", "/healthz", {}, "200"),
+        ("GET", "/readyz", {}, "200"),
+    ],
+    ids=str,
+)
+def test_responses_keep_to_it(
+    gateway: Gateway,
+    description: dict[str, Any],
+    method: str,
+    path: str,
+    request_parts: dict[str, Any],
+    status: str,
+) -> None:
+    response = requests.request(method, gateway.url + path, timeout=30, **request_parts)
+    assert str(response.status_code) == status
+    described = description["paths"][path][method.lower()]["responses"][status]
+    schema = described["content"]["application/json"]["schema"]
+    Draft202012Validator({**schema, "components": description["components"]}).validate(
+        response.json()
+    )
+
+
+def validator(description: dict[str, Any], reference: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": reference, "components": description["components"]})
