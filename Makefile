@@ -55,7 +55,7 @@ archive: ## quantise a checkpoint into an archive and its model card: CHECKPOINT
 	$(call require,CHECKPOINT VERSION DATA,$(example_archive))
 	$(set_up) train
 	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
-		--data '$(DATA)' $(if $(CONFIG),--config '$(CONFIG)') $(ARGS)
+		--data '$(DATA)' $(if $(CONFIG),--recipe '$(CONFIG)') $(ARGS)
 
 openapi: ## write openapi/car-identifier.yaml from the gateway
 	$(set_up) dev

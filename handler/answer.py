@@ -81,6 +81,7 @@ def build_answer(
     manifest: ModelManifest,
     *,
     top_k: int,
+    is_car: bool = True,
     request_id: str | None = None,
     warnings: Sequence[str] = (),
     timing_ms: Mapping[str, float] | None = None,
@@ -92,6 +93,7 @@ def build_answer(
         labels: the C classes.
         manifest: calibration and verdict thresholds.
         top_k: how many predictions to give, at least 1; more than C gives C.
+        is_car: what the car detector says; True where the archive has none.
         request_id: passed on.
         warnings: passed on, before those found here.
         timing_ms: passed on.
@@ -106,7 +108,7 @@ def build_answer(
         for label, probability in zip(labels, probabilities.tolist(), strict=True)
         if label.make == make
     )
-    verdict = _verdict(_logsumexp(scores), predictions[0].confidence, manifest)
+    verdict = _verdict(is_car, predictions[0].confidence, manifest)
     return Answer(
         predictions=predictions,
         # Rounding errors of the sum must not show as a confidence over 1.
@@ -119,8 +121,8 @@ def build_answer(
     )
 
 
-def _verdict(energy: float, confidence: float, manifest: ModelManifest) -> Verdict:
-    if energy < manifest.min_energy:
+def _verdict(is_car: bool, confidence: float, manifest: ModelManifest) -> Verdict:
+    if not is_car:
         return "not_a_car"
     return "uncertain" if confidence < manifest.min_confidence else "identified"
 
@@ -143,8 +145,3 @@ def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     exponentials = np.exp(scores - scores.max())
     probabilities: NDArray[np.float64] = exponentials / exponentials.sum()
     return probabilities
-
-
-def _logsumexp(scores: NDArray[np.float64]) -> float:
-    highest = scores.max()
-    return float(highest + np.log(np.exp(scores - highest).sum()))

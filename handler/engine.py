@@ -29,6 +29,12 @@ class EngineOutput:
     logits: NDArray[np.float32]
     feature_map: NDArray[np.float32]
 
+    @property
+    def features(self) -> NDArray[np.float32]:
+        """The feature map averaged over the picture, float32 [N, F]."""
+        mean: NDArray[np.float32] = self.feature_map.mean(axis=(2, 3))
+        return mean
+
 
 class Engine(Protocol):
     """Runs the network; safe to call from several threads."""

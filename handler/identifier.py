@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handler.answer import Answer, build_answer
+from handler.car_detector import CarDetector
 from handler.decode import decode_photo
 from handler.engine import Engine, EngineOutput, load_engine
 from handler.errors import ArchiveError, InvalidOptionError, PhotoError
@@ -66,10 +67,17 @@ class Options:
 class CarIdentifier:
     """The whole way from photos to answers, for one model."""
 
-    def __init__(self, engine: Engine, labels: Sequence[CarLabel], manifest: ModelManifest) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        labels: Sequence[CarLabel],
+        manifest: ModelManifest,
+        detector: CarDetector | None = None,
+    ) -> None:
         self.labels = tuple(labels)
         self.manifest = manifest
         self._engine = engine
+        self._detector = detector
 
     @classmethod
     def from_directory(cls, directory: str | Path, threads: int | None = None) -> CarIdentifier:
@@ -88,7 +96,11 @@ class CarIdentifier:
             labels = read_labels(directory / "labels.csv")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArchiveError(f"can't read labels.csv: {error}") from error
-        identifier = cls(load_engine(manifest.engine, directory, threads), labels, manifest)
+        engine = load_engine(manifest.engine, directory, threads)
+        # Built only where there were photos of other things to learn from.
+        path = directory / "car_detector.npz"
+        detector = CarDetector.read(path) if path.exists() else None
+        identifier = cls(engine, labels, manifest, detector)
         identifier._check_self(directory / "selfcheck.npz")
         return identifier
 
@@ -117,25 +129,45 @@ class CarIdentifier:
         start = time.perf_counter()
         output = self._engine.run(np.stack([item.pixels for item in good]))
         inference_ms = _milliseconds_since(start)
-        logits = iter(output.logits)
+        outcomes = zip(output.logits, self.car_scores(output).tolist(), strict=True)
         return [
             item
             if isinstance(item, PhotoError)
-            else build_answer(
-                next(logits),
-                self.labels,
-                self.manifest,
-                top_k=asked.top_k,
-                request_id=asked.request_id,
-                warnings=item.warnings,
-                timing_ms={"decode": item.decode_ms, "inference": inference_ms},
-            )
+            else self._answer(*next(outcomes), asked, item, inference_ms)
             for item, asked in zip(inputs, options, strict=True)
         ]
 
     def run_images(self, images: Sequence[Image.Image]) -> EngineOutput:
         """Run the network on RGB images, as one batch of at least one."""
         return self._engine.run(np.stack([self.manifest.preprocessing(image) for image in images]))
+
+    def car_scores(self, output: EngineOutput) -> NDArray[np.float32]:
+        """How much each photo of a batch looks like a car at all, [N]; from 0 on it is one.
+
+        Infinite without a detector: such an archive takes everything for a car.
+        """
+        if self._detector is None:
+            return np.full(len(output.logits), np.inf, dtype=np.float32)
+        return self._detector.scores(output.features)
+
+    def _answer(
+        self,
+        logits: NDArray[np.float32],
+        car_score: float,
+        asked: Options,
+        item: _Input,
+        inference_ms: float,
+    ) -> Answer:
+        return build_answer(
+            logits,
+            self.labels,
+            self.manifest,
+            is_car=car_score >= 0,
+            top_k=asked.top_k,
+            request_id=asked.request_id,
+            warnings=item.warnings,
+            timing_ms={"decode": item.decode_ms, "inference": inference_ms},
+        )
 
     def _prepare(self, photo: bytes | bytearray) -> _Input | PhotoError:
         start = time.perf_counter()
@@ -169,6 +201,8 @@ class CarIdentifier:
                 f"the self-check expects logits of shape {expected.shape}, "
                 f"the network gives {output.logits.shape}: build the archive again"
             )
+        if self._detector and self._detector.weights.shape != output.features.shape[1:]:
+            raise ArchiveError("car_detector.npz fits another network: build the archive again")
         deviation = float(np.abs(output.logits - expected).max())
         # Written so that NaN fails too.
         if not deviation <= self.manifest.selfcheck_atol:

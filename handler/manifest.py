@@ -27,8 +27,6 @@ class ModelManifest:
         temperature: logits are divided by it before the softmax, so that confidence means what it
             says (Guo et al. 2017, arXiv 1706.04599).
         min_confidence: calibrated top-1 confidence below this is `uncertain`.
-        min_energy: logsumexp of the raw logits below this is `not_a_car` (Liu et al. 2020,
-            arXiv 2010.03759).
         selfcheck_atol: how far the logits of the self-check may lie from the stored ones.
         metrics: how well the model does, free form.
         provenance: where it comes from, free form.
@@ -41,7 +39,6 @@ class ModelManifest:
     preprocessing: Preprocessing
     temperature: float
     min_confidence: float
-    min_energy: float
     selfcheck_atol: float
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +52,7 @@ class ModelManifest:
             "network": self.network,
             "preprocessing": self.preprocessing.to_dict(),
             "calibration": {"temperature": self.temperature},
-            "verdict": {"min_confidence": self.min_confidence, "min_energy": self.min_energy},
+            "verdict": {"min_confidence": self.min_confidence},
             "selfcheck": {"atol": self.selfcheck_atol},
             "metrics": dict(self.metrics),
             "provenance": dict(self.provenance),
@@ -77,7 +74,6 @@ class ModelManifest:
                 preprocessing=Preprocessing.from_dict(data["preprocessing"]),
                 temperature=float(data["calibration"]["temperature"]),
                 min_confidence=float(data["verdict"]["min_confidence"]),
-                min_energy=float(data["verdict"]["min_energy"]),
                 selfcheck_atol=float(data["selfcheck"]["atol"]),
                 metrics=dict(data.get("metrics", {})),
                 provenance=dict(data.get("provenance", {})),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from lightning_train.stanford_cars import (
     read_dataset,
 )
 
-__all__ = ["evaluate", "score"]
+__all__ = ["evaluate", "other_photos", "score"]
 
 _BATCH = 8
 
@@ -41,7 +42,8 @@ def evaluate(
     Args:
         archive: the .mar.
         data: folder of the data set, see `lightning_train.stanford_cars`; photos in its folders
-            `not_cars` and `unseen_cars`, if it has them, are scored by verdict.
+            `not_cars` (the half that no detector is fitted on) and `unseen_cars`, if it has them,
+            are scored by verdict.
         split: `train`, `val` (held out of training by this project) or `test` (official).
         report: where the JSON goes; by default runs/evaluation/ARCHIVE-SPLIT.json.
     """
@@ -74,21 +76,69 @@ def score(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> dict[st
     Raises:
         DatasetError: the data set has classes that the model does not.
     """
-    manifest = identifier.manifest
-    size = manifest.preprocessing.size
+    size = identifier.manifest.preprocessing.size
     truth = _truth(dataset, identifier)
-    photos = [_photo(sample, size) for sample in track(dataset.samples, "labelled photos")]
-    logits = _logits(identifier, photos)
+    cars = _run(
+        identifier, [_photo(sample, size) for sample in track(dataset.samples, "labelled photos")]
+    )
     others = {
-        name: _logits(identifier, _folder_photos(data / name, size))
-        for name in ("not_cars", "unseen_cars")
-        if (data / name).is_dir()
+        "not_cars": other_photos(data / "not_cars", size, "measure"),
+        "unseen_cars": other_photos(data / "unseen_cars", size),
     }
-    figures = metrics.accuracies(logits, truth, identifier.labels)
+    figures = metrics.accuracies(cars.logits, truth, identifier.labels)
     return {
-        "figures": figures | _honesty(logits, truth, manifest),
-        "outside": {name: _outside(logits, other, manifest) for name, other in others.items()},
+        "figures": figures | _honesty(cars, truth, identifier.manifest),
+        "outside": {
+            name: _outside(cars, _run(identifier, photos), identifier.manifest)
+            for name, photos in others.items()
+            if photos
+        },
     }
+
+
+def other_photos(
+    folder: Path, size: int, part: Literal["fit", "measure"] | None = None
+) -> list[Image.Image]:
+    """Photos of a folder that are none of the model's cars; none if there is no such folder.
+
+    Args:
+        folder: searched through all levels.
+        size: of the network's input.
+        part: by file name every second photo: `fit` for the detector, `measure` for its score.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    chosen = {"fit": paths[::2], "measure": paths[1::2], None: paths}[part]
+    return [
+        decode_photo(path.read_bytes(), min_side=size).image for path in track(chosen, folder.name)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What the model says of N photos: logits [N, C] and car scores [N]."""
+
+    logits: NDArray[np.float32]
+    car: NDArray[np.float32]
+
+    def confidence(self, manifest: ModelManifest) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = softmax(self.logits / manifest.temperature, axis=1).max(
+            axis=1
+        )
+        return result
+
+    def verdicts(self, manifest: ModelManifest) -> dict[str, NDArray[np.bool_]]:
+        """Verdict → which photos got it, [N]."""
+        is_car = self.car >= 0
+        sure = self.confidence(manifest) >= manifest.min_confidence
+        return {"identified": is_car & sure, "uncertain": is_car & ~sure, "not_a_car": ~is_car}
+
+
+def _run(identifier: CarIdentifier, images: Sequence[Image.Image]) -> _Scores:
+    outputs = [identifier.run_images(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
+    return _Scores(
+        np.concatenate([output.logits for output in outputs]),
+        np.concatenate([identifier.car_scores(output) for output in outputs]),
+    )
 
 
 def _photo(sample: Sample, size: int) -> Image.Image:
@@ -98,22 +148,6 @@ def _photo(sample: Sample, size: int) -> Image.Image:
     if sample.box in (None, (0, 0, *image.size)):
         return image
     return load_crop(sample)
-
-
-def _folder_photos(folder: Path, size: int) -> list[Image.Image]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        decode_photo(path.read_bytes(), min_side=size).image for path in track(paths, folder.name)
-    ]
-
-
-def _logits(identifier: CarIdentifier, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-    return np.concatenate(
-        [
-            identifier.run_images(images[i : i + _BATCH]).logits
-            for i in range(0, len(images), _BATCH)
-        ]
-    )
 
 
 def _truth(dataset: CarDataset, identifier: CarIdentifier) -> NDArray[np.int64]:
@@ -128,40 +162,26 @@ def _truth(dataset: CarDataset, identifier: CarIdentifier) -> NDArray[np.int64]:
     return np.array([known[dataset.labels[s.class_id].label] for s in dataset.samples])
 
 
-def _honesty(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], manifest: ModelManifest
-) -> dict[str, float]:
-    confidence = softmax(logits / manifest.temperature, axis=1).max(axis=1)
-    identified = (confidence >= manifest.min_confidence) & (
-        metrics.energy(logits) >= manifest.min_energy
-    )
-    right = logits.argmax(axis=1) == truth
+def _honesty(cars: _Scores, truth: NDArray[np.int64], manifest: ModelManifest) -> dict[str, float]:
+    verdicts = cars.verdicts(manifest)
+    identified = verdicts["identified"]
+    right = cars.logits.argmax(axis=1) == truth
     return {
         "calibration_error": metrics.expected_calibration_error(
-            logits, truth, manifest.temperature
+            cars.logits, truth, manifest.temperature
         ),
-        "identified": float(identified.mean()),
+        **{verdict: float(which.mean()) for verdict, which in verdicts.items()},
         "identified_right": float(right[identified].mean()) if identified.any() else 0.0,
     }
 
 
-def _outside(
-    inside: NDArray[np.float32], outside: NDArray[np.float32], manifest: ModelManifest
-) -> dict[str, float]:
+def _outside(cars: _Scores, others: _Scores, manifest: ModelManifest) -> dict[str, float]:
     """How well photos the model should not name are told apart from those it should."""
-    confidence = softmax(outside / manifest.temperature, axis=1).max(axis=1)
-    energy = metrics.energy(outside)
-    not_a_car = energy < manifest.min_energy
-    identified = ~not_a_car & (confidence >= manifest.min_confidence)
     return {
-        "photos": float(len(outside)),
-        "not_a_car": float(not_a_car.mean()),
-        "uncertain": float((~not_a_car & ~identified).mean()),
-        "identified": float(identified.mean()),
-        "auroc_energy": metrics.auroc(metrics.energy(inside), energy),
-        "auroc_confidence": metrics.auroc(
-            softmax(inside / manifest.temperature, axis=1).max(axis=1), confidence
-        ),
+        "photos": float(len(others.logits)),
+        **{verdict: float(which.mean()) for verdict, which in others.verdicts(manifest).items()},
+        "auroc_car_score": metrics.auroc(cars.car, others.car),
+        "auroc_confidence": metrics.auroc(cars.confidence(manifest), others.confidence(manifest)),
     }
 
 

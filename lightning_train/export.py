@@ -88,6 +88,7 @@ def quantize(graph: Any, pixels: NDArray[np.uint8]) -> Any:
         pixels: [N, H, W, 3], a few hundred training crops.
     """
     import nncf  # seconds to import, so only where it is used
+    from nncf.quantization.advanced_parameters import OverflowFix
 
     return nncf.quantize(
         graph,
@@ -95,5 +96,7 @@ def quantize(graph: Any, pixels: NDArray[np.uint8]) -> Any:
         # Asymmetric activations cost nothing on the CPU and follow the data better.
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(pixels),
-        fast_bias_correction=False,  # layer by layer: slower here, closer to the float network
+        # Processors without VNNI add 8-bit products in 16 bits, which full-range weights overflow:
+        # logits then move by more than their own spread. Weights of 7 bits never overflow.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
     )

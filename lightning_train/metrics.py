@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 
 from handler.labels import CarLabel
 
 __all__ = [
     "accuracies",
     "auroc",
-    "energy",
     "expected_calibration_error",
     "fit_min_confidence",
     "fit_temperature",
@@ -46,15 +45,6 @@ def accuracies(logits: Logits, truth: ClassIds, labels: Sequence[CarLabel]) -> d
         "make_model": float((models[top] == models[truth]).mean()),
         "per_class": float(np.mean([right[truth == c].mean() for c in np.unique(truth)])),
     }
-
-
-def energy(logits: Logits) -> NDArray[np.float32]:
-    """How much the network recognises at all: log of the sum of the exponentials, [N].
-
-    Higher for what looks like the training data (Liu et al. 2020, arXiv 2010.03759, sign turned).
-    """
-    result: NDArray[np.float32] = logsumexp(logits, axis=1)
-    return result
 
 
 def fit_temperature(logits: Logits, truth: ClassIds) -> float:

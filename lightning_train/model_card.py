@@ -15,14 +15,14 @@ _CARD = """\
 
 Written by `make archive` from the archive's own `model.json`; do not edit.
 
-A {network} that tells {classes} car models apart, 8-bit, for OpenVINO on a CPU: photo of a car in,
-make, model and year out. Input: RGB squashed to {size}×{size} pixels.
+`{network}`, 8-bit, for OpenVINO on a CPU: a photo of a car in, make, model and year out, of
+{classes} car models. Input: RGB squashed to {size}×{size} pixels.
 
 ## What it was trained on
 
-{training_photos:,} labelled crops of the training part of [Stanford Cars 196](#licence) (official
-training split less the {validation_photos} validation photos below). Nothing newer than 2012 is
-in it, and mostly what was sold in the United States.
+{training_photos:,} labelled photos: the official training split of
+[Stanford Cars 196](#licence), cropped to the car, less the {validation_photos} validation photos
+below. Nothing in it is newer than 2012, and most of it was sold in the United States.
 
 ## How good it is
 
@@ -36,22 +36,23 @@ that training never saw. The float network and the 8-bit engine as packaged:
 
 ## How honest it is
 
-Confidences are divided by a temperature of {temperature:.3f}, fitted on the validation photos. The
-verdict is `not_a_car` below an energy of {min_energy:.2f} (two of a hundred validation cars fall
-there), else `uncertain` below a confidence of {min_confidence:.2f} (from there on
-{precision:.0f} % of the answers on validation photos are right), else `identified`.
+Logits are divided by a temperature of {temperature:.3f}, fitted on the validation photos; so
+is the lowest confidence of `identified`, {min_confidence:.2f}, from which on {precision:.0f} % of
+the answers are right. Below it a car is `uncertain`.{detector}
+
+{honesty}
 {outside}
 ## What it is not for
 
 - Cars of models it does not know (anything after 2012, most of the world's cars): it says
-  `uncertain` for some of them, a wrong model for others. See the table above.
+  `uncertain` to most of them and a wrong model to others, as measured above.
 - Photos of a whole scene with a small car in it: it was trained on crops. Crop to the car.
 - Deciding anything about a person. It reads no number plates and knows no owners.
 
 ## How it was made
 
-```
-{config}
+```yaml
+{recipe}
 ```
 
 `make train CONFIG=…` with the configuration above, then `make archive`; checkpoint SHA-256
@@ -63,24 +64,33 @@ The code is MIT. The weights were trained on Stanford Cars (Krause et al. 2013),
 non-commercial research: so are they.
 """
 
+_DETECTOR = """ A linear detector on the network's
+features, fitted on every second validation photo and every second photo of `not_cars`, says
+`not_a_car`; on the other validation photos it keeps {keep_cars:.0f} % of the cars."""
+
 _OUTSIDE = """
-Photos of anything else, none of them used to fit these numbers: `not_cars` are photos without a
-vehicle, `unseen_cars` real cars of models that are not among the classes.
+Photos of anything else, none of them used to fit these numbers: `not_cars` shows no vehicle
+(the other half), `unseen_cars` real cars of models that are not among the classes. The AUROC says
+how well the score tells them from validation photos.
 
 {table}
 """
 
 
-def model_card(manifest: ModelManifest, precision: float, config: str | None) -> str:
+def model_card(
+    manifest: ModelManifest, *, precision: float, keep_cars: float, recipe: str | None
+) -> str:
     """Markdown that describes an archive.
 
     Args:
         manifest: of the archive.
         precision: the share of right answers that `min_confidence` was fitted for.
-        config: text of the configuration it was trained with, None if unknown.
+        keep_cars: the share of cars that the car detector was fitted to keep.
+        recipe: text of the configuration it was trained with, None if unknown.
     """
     figures = manifest.metrics
-    outside = figures.get("outside") or {}
+    outside = figures["outside"]
+    detector = "not_cars" in outside
     return _CARD.format(
         name=manifest.name,
         version=manifest.version,
@@ -90,11 +100,12 @@ def model_card(manifest: ModelManifest, precision: float, config: str | None) ->
         int8_minus_float=100 * figures["int8_minus_float_top1"],
         agreement=100 * figures["int8_float_agreement"],
         temperature=manifest.temperature,
-        min_energy=manifest.min_energy,
         min_confidence=manifest.min_confidence,
         precision=100 * precision,
+        detector=_DETECTOR.format(keep_cars=100 * keep_cars) if detector else "",
+        honesty=_markdown_table({"validation photos": figures["honesty"]}),
         outside=_OUTSIDE.format(table=_markdown_table(outside)) if outside else "",
-        config=(config or "unknown").strip(),
+        recipe=(recipe or "# not recorded").strip(),
         **manifest.provenance,
     )
 

@@ -16,11 +16,11 @@ _NAMES = {
     "per_class": "mean of classes",
     "calibration_error": "calibration error",
     "identified": "answered identified",
-    "identified_right": "of these right",
-    "not_a_car": "answered not_a_car",
     "uncertain": "answered uncertain",
-    "auroc_energy": "AUROC of the energy",
-    "auroc_confidence": "AUROC of the confidence",
+    "not_a_car": "answered not_a_car",
+    "identified_right": "of identified, right",
+    "auroc_car_score": "AUROC, car score",
+    "auroc_confidence": "AUROC, confidence",
 }
 
 

@@ -13,6 +13,7 @@ import pillow_heif
 from openvino import opset13 as ops
 from PIL import Image
 
+from handler.car_detector import CarDetector
 from handler.labels import labels_from_names, write_labels
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
@@ -44,11 +45,14 @@ TINY_MANIFEST = ModelManifest(
     preprocessing=Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     temperature=1.0,
     min_confidence=0.6,
-    min_energy=5.0,
     selfcheck_atol=1e-3,
     metrics={"top1": 1.0},
     provenance={"command": "tests/factories.py"},
 )
+
+
+# Positive for the four pictures above, negative for grey, whose features are about 0.
+TINY_DETECTOR = CarDetector(np.array([-0.2, -0.5, -0.5], dtype=np.float32), -0.1)
 
 
 def build_tiny_archive_dir(directory: Path, **changes: Any) -> Path:
@@ -66,6 +70,7 @@ def build_tiny_archive_dir(directory: Path, **changes: Any) -> Path:
     openvino.save_model(_tiny_network(manifest.preprocessing), directory / "model.xml", False)
     write_labels(TINY_LABELS, directory / "labels.csv")
     manifest.write(directory / "model.json")
+    TINY_DETECTOR.write(directory / "car_detector.npz")
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     np.savez(directory / "selfcheck.npz", images=images, logits=_expected_logits(images))
     return directory

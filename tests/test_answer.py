@@ -12,13 +12,14 @@ from factories import TINY_LABELS, TINY_MANIFEST
 from handler.answer import Answer, build_answer
 
 # Classes of TINY_LABELS: Audi TTS, Aston Martin V8 Vantage, BMW X5, Audi A5.
-MANIFEST = replace(TINY_MANIFEST, temperature=1.0, min_confidence=0.6, min_energy=1.0)
+MANIFEST = replace(TINY_MANIFEST, temperature=1.0, min_confidence=0.6)
 
 
-def answer(probabilities: list[float], energy: float = 10.0, top_k: int = 5, **changes) -> Answer:
-    """The answer to logits with these softmax probabilities and this logsumexp."""
-    logits = np.float32(np.log(probabilities) + energy)
-    return build_answer(logits, TINY_LABELS, replace(MANIFEST, **changes), top_k=top_k)
+def answer(probabilities: list[float], is_car: bool = True, top_k: int = 5, **changes) -> Answer:
+    """The answer to logits with these softmax probabilities."""
+    logits = np.float32(np.log(probabilities) + 10)
+    manifest = replace(MANIFEST, **changes)
+    return build_answer(logits, TINY_LABELS, manifest, is_car=is_car, top_k=top_k)
 
 
 def test_predictions_come_best_first_with_their_probabilities() -> None:
@@ -55,25 +56,19 @@ def test_temperature_softens_confidence_but_not_the_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probability", "energy", "verdict"),
+    ("probability", "is_car", "verdict"),
     [
-        (0.7, 2.0, "identified"),
-        (0.5, 2.0, "uncertain"),
-        (0.7, 0.5, "not_a_car"),
-        (0.5, 0.5, "not_a_car"),  # no car at all is said first
+        (0.7, True, "identified"),
+        (0.5, True, "uncertain"),
+        (0.7, False, "not_a_car"),
+        (0.5, False, "not_a_car"),  # no car at all is said first
     ],
 )
-def test_the_verdict_follows_energy_then_confidence(
-    probability: float, energy: float, verdict: str
+def test_the_verdict_asks_for_a_car_and_then_for_confidence(
+    probability: float, is_car: bool, verdict: str
 ) -> None:
     rest = (1 - probability) / 3
-    assert answer([probability, rest, rest, rest], energy).verdict == verdict
-
-
-def test_energy_is_that_of_the_uncalibrated_logits() -> None:
-    # At temperature 4 the calibrated logits would have an energy under the threshold.
-    result = answer([0.97, 0.01, 0.01, 0.01], energy=3.0, temperature=4.0, min_energy=2.9)
-    assert result.verdict != "not_a_car"
+    assert answer([probability, rest, rest, rest], is_car).verdict == verdict
 
 
 def test_two_models_that_are_about_equally_likely_are_named_in_a_warning() -> None:
@@ -84,7 +79,7 @@ def test_two_models_that_are_about_equally_likely_are_named_in_a_warning() -> No
 
 
 def test_of_something_that_is_no_car_no_models_are_called_likely() -> None:
-    assert answer([0.25, 0.25, 0.25, 0.25], energy=0.0).warnings == ()
+    assert answer([0.25, 0.25, 0.25, 0.25], is_car=False).warnings == ()
 
 
 def test_huge_logits_do_not_overflow() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -21,11 +22,19 @@ from lightning_train.evaluate import evaluate
 from lightning_train.export import float_logits, load_classifier
 from lightning_train.stanford_cars import DatasetError, load_crop, read_dataset
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(scope="module")
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = write_devkit(tmp_path_factory.mktemp("toy"))
-    return write_devkit(root, per_class=4, split="test")
+    root = write_devkit(tmp_path_factory.mktemp("toy"), per_class=40)
+    write_devkit(root, per_class=4, split="test")
+    (root / "not_cars").mkdir()
+    stripes = np.indices((60, 60)).sum(axis=0) % 12 * 20
+    for number in range(40):
+        photo = Image.fromarray(np.roll(stripes, number, axis=0).astype(np.uint8)).rotate(number)
+        photo.save(root / "not_cars" / f"{number:02d}.png")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +49,8 @@ def checkpoint(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def mar(checkpoint: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "car_identifier.mar"
-    archive(checkpoint, "2.5", toy_root, out, calibration_photos=20)
+    recipe = ROOT / "lightning_train/configs/efficientnet_lite0_cpu.yaml"
+    archive(checkpoint, "2.5", toy_root, out, recipe, calibration_photos=20)
     return out
 
 
@@ -65,7 +75,7 @@ def test_the_archive_says_what_it_is_and_what_quantisation_cost(mar: Path) -> No
     assert torchserve["model"]["modelName"] == "car_identifier"
     assert torchserve["model"]["modelVersion"] == manifest["version"] == "2.5"
     validation = manifest["metrics"]["validation"]
-    assert validation["float"]["photos"] == validation["int8"]["photos"] == 6
+    assert validation["float"]["photos"] == validation["int8"]["photos"] == 12
     difference = validation["int8"]["top1"] - validation["float"]["top1"]
     assert manifest["metrics"]["int8_minus_float_top1"] == pytest.approx(difference)
 
@@ -103,7 +113,7 @@ def test_evaluation_prints_and_writes_the_figures(
     evaluate(mar, toy_root, "val", report)
     printed = capsys.readouterr().out
     figures = json.loads(report.read_text())["figures"]
-    assert figures["photos"] == 6
+    assert figures["photos"] == 12
     assert figures["top1"] == figures["make"] == figures["make_model"] == 1.0
     for word in ("top-1", "top-5", "make + model", "100.00 %", "int8 - float"):
         assert word in printed
@@ -123,17 +133,32 @@ def test_evaluation_maps_class_folders_onto_the_archives_classes(mar: Path, tmp_
         evaluate(mar, root, "test", tmp_path / "r.json")
 
 
-def test_photos_outside_the_classes_are_counted_by_verdict(
+def test_what_is_no_car_is_told_from_cars_on_photos_that_nothing_was_fitted_to(
     mar: Path, toy_root: Path, tmp_path: Path
 ) -> None:
-    folder = toy_root / "not_cars"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (5, 40, 40, 3), dtype=np.uint8)
-    for number, pixels in enumerate(noise):
-        Image.fromarray(pixels).save(folder / f"{number}.png")
-    outside = evaluate(mar, toy_root, "val", tmp_path / "r.json")["outside"]["not_cars"]
-    assert outside["photos"] == 5
-    assert outside["not_a_car"] + outside["uncertain"] + outside["identified"] == pytest.approx(1)
+    result = evaluate(mar, toy_root, "test", tmp_path / "r.json")
+    not_cars = result["outside"]["not_cars"]
+    assert not_cars["photos"] == 20  # the other 20 fitted the detector
+    assert not_cars["not_a_car"] > 0.9
+    assert result["figures"]["not_a_car"] < 0.1
+    assert not_cars["auroc_car_score"] > 0.95
+
+
+def test_without_photos_of_other_things_everything_is_a_car(
+    checkpoint: Path, toy_root: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_root / "stanford_cars", tmp_path / "stanford_cars")
+    archive(checkpoint, "2.6", tmp_path, tmp_path / "plain.mar", calibration_photos=10)
+    figures = evaluate(tmp_path / "plain.mar", toy_root, "val", tmp_path / "r.json")
+    assert figures["outside"]["not_cars"]["not_a_car"] == 0
+    card = (tmp_path / "plain.md").read_text()
+    assert "not_cars" not in card
+
+
+def test_the_model_card_says_what_was_measured_and_how_it_was_made(mar: Path) -> None:
+    card = mar.with_suffix(".md").read_text()
+    for said in ("# car_identifier 2.5", "top-1", "seed_everything: 1", "AUROC, car score"):
+        assert said in card
 
 
 def test_a_data_set_of_other_classes_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""Is there a car at all? A linear detector on the features that the classifier has anyway.
+
+The classifier's own scores cannot tell: they ask which car, and something has to win. Its features
+can, since ImageNet taught them what vehicles look like.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handler.errors import ArchiveError
+
+__all__ = ["CarDetector"]
+
+
+@dataclass(frozen=True, slots=True)
+class CarDetector:
+    """Score of a photo: weights · (feature map averaged over the picture) + bias; a car from 0 on.
+
+    Attributes:
+        weights: [F].
+        bias: the operating point is in it.
+    """
+
+    weights: NDArray[np.float32]
+    bias: float
+
+    def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores [N] of features [N, F], a feature map's mean over height and width."""
+        result: NDArray[np.float32] = features @ self.weights + np.float32(self.bias)
+        return result
+
+    def write(self, path: str | Path) -> None:
+        """Write a file that `read` reads back unchanged."""
+        np.savez(path, weights=self.weights, bias=self.bias)
+
+    @classmethod
+    def read(cls, path: str | Path) -> CarDetector:
+        """Read a detector.
+
+        Raises:
+            ArchiveError: the file is none.
+        """
+        try:
+            with np.load(path) as stored:
+                weights, bias = stored["weights"], stored["bias"]
+                return cls(np.asarray(weights, np.float32).reshape(-1), float(bias))
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            raise ArchiveError(f"can't read {Path(path).name}: {error}") from error
