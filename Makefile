@@ -20,7 +20,7 @@ DATA ?= $(CARS_DATA)
 SPLIT ?= val
 example_train = make train CONFIG=lightning_train/configs/efficientnet_lite0_cpu.yaml DATA=/path/to/data
 example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
-example_archive = make archive CHECKPOINT=runs/…/checkpoints/best.ckpt VERSION=1.1 DATA=/path/to/data
+example_archive = make archive CHECKPOINT=runs/…/best.ckpt VERSION=1.1 DATA=/path/to/data
 require = $(foreach name,$(1),$(if $($(name)),,$(error $(name) is missing; for example: $(2))))
 
 help: ## what can be done here (the default)
@@ -41,10 +41,11 @@ lint: ## style, types and the import rules of ARCHITECTURE.md
 	@$(VENV) -m mypy
 	@.venv/bin/lint-imports --no-logo
 
-train: ## fit a network: CONFIG=lightning_train/configs/….yaml DATA=folder
+train: ## fit a network: CONFIG=lightning_train/configs/….yaml DATA=folder [RESUME=….ckpt]
 	$(call require,CONFIG,$(example_train))
 	$(set_up) train
-	@$(VENV) -m lightning_train fit --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') $(ARGS)
+	@$(VENV) -m lightning_train fit --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') \
+		$(if $(RESUME),--ckpt_path '$(RESUME)') $(ARGS)
 
 evaluate: ## score an archive: ARCHIVE=model_store/….mar DATA=folder SPLIT=train|val|test
 	$(call require,ARCHIVE DATA SPLIT,$(example_evaluate))

@@ -123,5 +123,6 @@ def _cells(prediction: Prediction) -> tuple[Text, str, str]:
 
 
 def _percent(probability: float) -> str:
-    # 0.997 is not certainty.
-    return f"{min(round(100 * probability), 99)} %"
+    # 0.997 is not certainty, and 0.003 not impossibility.
+    percent = min(round(100 * probability), 99)
+    return f"{percent} %" if percent else "<1 %"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from handler.labels import CarLabel
 from handler.manifest import ModelManifest
 
-__all__ = ["Answer", "Prediction", "Verdict", "build_answer"]
+__all__ = ["Answer", "Prediction", "Verdict", "build_answer", "verdict_of"]
 
 Verdict = Literal["identified", "uncertain", "not_a_car"]
 
@@ -108,7 +108,7 @@ def build_answer(
         for label, probability in zip(labels, probabilities.tolist(), strict=True)
         if label.make == make
     )
-    verdict = _verdict(is_car, predictions[0].confidence, manifest)
+    verdict = verdict_of(is_car, predictions[0].confidence, manifest)
     return Answer(
         predictions=predictions,
         # Rounding errors of the sum must not show as a confidence over 1.
@@ -121,7 +121,8 @@ def build_answer(
     )
 
 
-def _verdict(is_car: bool, confidence: float, manifest: ModelManifest) -> Verdict:
+def verdict_of(is_car: bool, confidence: float, manifest: ModelManifest) -> Verdict:
+    """Whether to believe the likeliest class, given the car detector's word and its confidence."""
     if not is_car:
         return "not_a_car"
     return "uncertain" if confidence < manifest.min_confidence else "identified"

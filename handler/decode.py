@@ -28,6 +28,11 @@ MAX_PIXELS = 100_000_000
 # A photo is decoded at no less than this many times the network's size: below that, the resize that
 # follows has too few pixels to average and the input differs from what training saw.
 _OVERSAMPLING = 2
+# A JPEG may repeat its scans without end, and libjpeg goes over every pixel for each: 1 MB keeps a
+# core busy for half a minute. Photos have a dozen scans, an embedded preview as many again.
+_MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
+
 # Shorter sides of less than this share of the network's size get a warning.
 _TINY = 0.5
 
@@ -78,6 +83,10 @@ def decode_photo(data: bytes | bytearray, *, min_side: int) -> DecodedPhoto:
             f"The photo has more than {MAX_BYTES // 2**20} MB. Send it smaller or more compressed."
         )
     image_format = _sniff_format(data)
+    if image_format == "JPEG" and data.count(_START_OF_SCAN) > _MAX_JPEG_SCANS:
+        raise ImageUnreadableError(
+            f"The JPEG image has more than {_MAX_JPEG_SCANS} scans. Save it as a baseline JPEG."
+        )
     try:
         return _decode(data, image_format, min_side)
     except PhotoError:

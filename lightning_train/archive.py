@@ -20,7 +20,12 @@ from scipy.special import softmax
 import handler
 from handler.engine import OpenVinoEngine
 from handler.identifier import CarIdentifier
-from handler.labels import labels_from_names, write_labels
+from handler.labels import (
+    CarLabel,
+    labels_from_names,
+    stanford_cars_labels,
+    write_labels,
+)
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
 from lightning_train import metrics
@@ -46,7 +51,7 @@ def archive(
     recipe: Path | None = None,
     calibration_photos: int = 600,
     precision: float = 0.95,
-    keep_cars: float = 0.98,
+    keep_cars: float = 0.995,
 ) -> None:
     """Quantise a checkpoint and package it for TorchServe, with its model card beside it.
 
@@ -56,7 +61,7 @@ def archive(
     Args:
         checkpoint: what `fit` wrote, e.g. runs/NAME/checkpoints/best.ckpt.
         version: version of the archive, e.g. 1.1.
-        data: the data set it was trained on. With a folder `not_cars` beside it, of photos of
+        data: the data set it was trained on. With a folder `not_cars` in it, of photos of
             anything else, the archive learns to say `not_a_car`.
         out: the archive to write; the model card gets its name with .md.
         recipe: the configuration it was trained with, quoted in the model card.
@@ -64,6 +69,7 @@ def archive(
         precision: share of `identified` answers that shall be right, for cars the model knows.
         keep_cars: share of cars that shall not be answered `not_a_car`.
     """
+    recipe_text = recipe.read_text(encoding="utf-8") if recipe else None
     model = load_classifier(checkpoint)
     preprocessing = Preprocessing(
         model.hparams["size"], tuple(model.hparams["mean"]), tuple(model.hparams["std"])
@@ -88,9 +94,12 @@ def archive(
         write_labels(labels_from_names(names), content / "labels.csv")
         engine = OpenVinoEngine(content / "model.xml")
         logits, features = _run(engine, val_pixels)
-        others = other_photos(data / "not_cars", preprocessing.size, "fit")
-        if others:
-            _, other_features = _run(engine, np.stack([preprocessing(photo) for photo in others]))
+        others = other_photos(data / "not_cars", "fit")
+        if not others:
+            print(f"no photos in {data / 'not_cars'}: this archive will never say not_a_car")
+        else:
+            photos = (load_crop(Sample(path, 0), preprocessing.size) for path in others)
+            _, other_features = _run(engine, np.stack([preprocessing(photo) for photo in photos]))
             fit_car_detector(
                 features[::2], other_features, held_out_cars=features[1::2], keep=keep_cars
             ).write(content / "car_detector.npz")
@@ -111,6 +120,7 @@ def archive(
             selfcheck_atol=_selfcheck_tolerance(logits),
             provenance={
                 "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "data": _data_set(val.labels),
                 "classes": len(names),
                 "training_photos": len(train.samples),
                 "validation_photos": len(val.samples),
@@ -144,7 +154,7 @@ def archive(
         manifest,
         precision=precision,
         keep_cars=keep_cars,
-        recipe=recipe.read_text(encoding="utf-8") if recipe else None,
+        recipe=recipe_text,
     )
     out.with_suffix(".md").write_text(card, encoding="utf-8")
     print_figures(f"{manifest.network} on validation photos", manifest.metrics["validation"])
@@ -156,14 +166,18 @@ def archive(
 
 def _pixels(samples: Sequence[Sample], preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Network input [N, H, W, 3]."""
-    return np.stack([preprocessing(load_crop(sample)) for sample in samples])
+    return np.stack([preprocessing(load_crop(sample, preprocessing.size)) for sample in samples])
+
+
+def _data_set(labels: Sequence[CarLabel]) -> str:
+    return "Stanford Cars 196" if tuple(labels) == stanford_cars_labels() else "your own"
 
 
 def _selfcheck_tolerance(logits: NDArray[np.float32]) -> float:
     """How far another machine's logits may lie from these.
 
-    Another instruction set rounds a little differently (measured: up to 7 % of the logits' own spread on
-    SSE4.1, nothing from AVX2 on); wrong weights or channels move them by more than all of it.
+    Another instruction set rounds a little differently (measured: up to 7 % of the logits' own
+    spread on SSE4.1, nothing from AVX2 on); wrong weights or channels move them by more.
     """
     return round(float(logits.std()) / 4, 3)
 

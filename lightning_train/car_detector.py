@@ -24,7 +24,7 @@ def fit_car_detector(
         others: [M, F], of photos of anything else.
         held_out_cars: [K, F], of other photos of cars: they set the operating point, which
             would be too strict on those fitted.
-        keep: share of held-out cars that shall be taken for cars.
+        keep: least share of held-out cars that shall be taken for cars.
         decay: of the squared weights.
     """
     features = np.concatenate([cars, others]).astype(np.float64)
@@ -42,5 +42,7 @@ def fit_car_detector(
 
     fitted = minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B").x
     weights = (fitted[:-1] / spread).astype(np.float32)
-    operating_point = float(np.quantile(held_out_cars @ weights, 1 - keep))
+    even_odds = float(mean @ weights - fitted[-1])
+    # Never stricter than even odds: where few cars are held out, their lowest score says little.
+    operating_point = min(float(np.quantile(held_out_cars @ weights, 1 - keep)), even_odds)
     return CarDetector(weights, -operating_point)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -12,10 +13,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 
 from handler.preprocessing import Preprocessing
-from lightning_train.stanford_cars import CarDataset, Split, load_crop, read_dataset
+from lightning_train.stanford_cars import (
+    CarDataset,
+    DatasetError,
+    Split,
+    load_crop,
+    read_dataset,
+)
 
 __all__ = ["Batch", "CarDataModule", "PixelDataset"]
 
@@ -44,7 +51,7 @@ class PixelDataset(Dataset[Batch]):
         self.labels = torch.tensor([s.class_id for s in dataset.samples], dtype=torch.int64)
 
         def decode(index: int) -> None:
-            pixels = preprocessing(load_crop(dataset.samples[index]))
+            pixels = preprocessing(load_crop(dataset.samples[index], size))
             self.images[index] = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the GIL
@@ -53,7 +60,11 @@ class PixelDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, indices: list[int]) -> Batch:  # a batch at a time
+    def __getitem__(self, index: int) -> Batch:
+        return {"image": self.images[index], "label": self.labels[index]}
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        """A whole batch by one indexing operation: what the DataLoader asks for."""
         return {"image": self.images[indices], "label": self.labels[indices]}
 
 
@@ -84,11 +95,22 @@ class CarDataModule(pl.LightningDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """The classes in order, as the data set spells them."""
-        return [label.label for label in read_dataset(self.root, "train").labels]
+        """The classes in order: the training split's, or the test split's if there is no other."""
+        try:
+            dataset = read_dataset(self.root, "train")
+        except DatasetError as error:
+            try:
+                dataset = read_dataset(self.root, "test")
+            except DatasetError:
+                raise error from None
+        return [label.label for label in dataset.labels]
 
     def setup(self, stage: str) -> None:
-        """Decode the splits that `stage` needs."""
+        """Decode the splits that `stage` needs.
+
+        Raises:
+            DatasetError: a split is missing, broken or empty, or has classes of its own.
+        """
         splits: dict[str, tuple[Split, ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -96,16 +118,34 @@ class CarDataModule(pl.LightningDataModule):
         }
         for split in splits.get(stage, ()):
             if split not in self._datasets:
-                dataset = read_dataset(self.root, split)
+                dataset = self._read(split)
                 rank_zero_info(f"decoding {len(dataset.samples)} {split} photos from {self.root}")
                 self._datasets[split] = PixelDataset(dataset, self.preprocessing)
+
+    def _read(self, split: Split) -> CarDataset:
+        """One split, its class ids those of `class_names` even if it lacks some classes."""
+        dataset = read_dataset(self.root, split)
+        if not dataset.samples:
+            raise DatasetError(f"no {split} photos in {self.root}: every class needs two or more")
+        ids = {name: class_id for class_id, name in enumerate(self.class_names)}
+        names = [label.label for label in dataset.labels]
+        unknown = sorted(set(names) - set(ids))
+        if unknown:
+            raise DatasetError(f"the {split} split has a class that training lacks: {unknown[0]!r}")
+        samples = tuple(replace(s, class_id=ids[names[s.class_id]]) for s in dataset.samples)
+        return CarDataset(dataset.labels, samples)
 
     def _loader(self, split: Split) -> DataLoader[Batch]:
         dataset = self._datasets[split]
         train = split == "train"
-        order = RandomSampler(dataset) if train else SequentialSampler(dataset)
-        batches = BatchSampler(order, self.batch_size, drop_last=train)
-        return DataLoader(dataset, sampler=batches, batch_size=None)
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            shuffle=train,
+            # The batch statistics of a few left-over photos would be noise.
+            drop_last=train and len(dataset) >= self.batch_size,
+            collate_fn=_already_a_batch,  # type: ignore[arg-type]  # a batch, not a list
+        )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled full batches; what is left over waits for another epoch's shuffle."""
@@ -118,3 +158,8 @@ class CarDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test photo once."""
         return self._loader("test")
+
+
+def _already_a_batch(batch: Batch) -> Batch:
+    """`PixelDataset.__getitems__` has collated it."""
+    return batch

@@ -10,17 +10,17 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from rich.progress import track
 from scipy.special import softmax
 
+from handler.answer import verdict_of
 from handler.archive import extract_archive
-from handler.decode import decode_photo
 from handler.identifier import CarIdentifier
 from handler.manifest import ModelManifest
 from lightning_train import metrics
 from lightning_train.report import print_figures
 from lightning_train.stanford_cars import (
+    IMAGE_SUFFIXES,
     CarDataset,
     DatasetError,
     Sample,
@@ -76,41 +76,36 @@ def score(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> dict[st
     Raises:
         DatasetError: the data set has classes that the model does not.
     """
-    size = identifier.manifest.preprocessing.size
     truth = _truth(dataset, identifier)
-    cars = _run(
-        identifier, [_photo(sample, size) for sample in track(dataset.samples, "labelled photos")]
-    )
+    cars = _run(identifier, dataset.samples, "labelled photos")
     others = {
-        "not_cars": other_photos(data / "not_cars", size, "measure"),
-        "unseen_cars": other_photos(data / "unseen_cars", size),
+        "not_cars": other_photos(data / "not_cars", "measure"),
+        "unseen_cars": other_photos(data / "unseen_cars"),
     }
     figures = metrics.accuracies(cars.logits, truth, identifier.labels)
     return {
         "figures": figures | _honesty(cars, truth, identifier.manifest),
         "outside": {
-            name: _outside(cars, _run(identifier, photos), identifier.manifest)
-            for name, photos in others.items()
-            if photos
+            name: _outside(
+                cars,
+                _run(identifier, [Sample(path, 0) for path in paths], name),
+                identifier.manifest,
+            )
+            for name, paths in others.items()
+            if paths
         },
     }
 
 
-def other_photos(
-    folder: Path, size: int, part: Literal["fit", "measure"] | None = None
-) -> list[Image.Image]:
+def other_photos(folder: Path, part: Literal["fit", "measure"] | None = None) -> list[Path]:
     """Photos of a folder that are none of the model's cars; none if there is no such folder.
 
     Args:
         folder: searched through all levels.
-        size: of the network's input.
         part: by file name every second photo: `fit` for the detector, `measure` for its score.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    chosen = {"fit": paths[::2], "measure": paths[1::2], None: paths}[part]
-    return [
-        decode_photo(path.read_bytes(), min_side=size).image for path in track(chosen, folder.name)
-    ]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    return {"fit": paths[::2], "measure": paths[1::2], None: paths}[part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +123,25 @@ class _Scores:
 
     def verdicts(self, manifest: ModelManifest) -> dict[str, NDArray[np.bool_]]:
         """Verdict → which photos got it, [N]."""
-        is_car = self.car >= 0
-        sure = self.confidence(manifest) >= manifest.min_confidence
-        return {"identified": is_car & sure, "uncertain": is_car & ~sure, "not_a_car": ~is_car}
+        given = np.array(
+            [
+                verdict_of(car >= 0, confidence, manifest)
+                for car, confidence in zip(self.car, self.confidence(manifest), strict=True)
+            ]
+        )
+        return {name: given == name for name in ("identified", "uncertain", "not_a_car")}
 
 
-def _run(identifier: CarIdentifier, images: Sequence[Image.Image]) -> _Scores:
-    outputs = [identifier.run_images(images[i : i + _BATCH]) for i in range(0, len(images), _BATCH)]
-    return _Scores(
-        np.concatenate([output.logits for output in outputs]),
-        np.concatenate([identifier.car_scores(output) for output in outputs]),
-    )
-
-
-def _photo(sample: Sample, size: int) -> Image.Image:
-    """What the worker would see of a photo of this car alone."""
-    data = sample.path.read_bytes()
-    image = decode_photo(data, min_side=size).image
-    if sample.box in (None, (0, 0, *image.size)):
-        return image
-    return load_crop(sample)
+def _run(identifier: CarIdentifier, samples: Sequence[Sample], description: str) -> _Scores:
+    """Decode and run a batch at a time: a test split of full photos does not fit into memory."""
+    size = identifier.manifest.preprocessing.size
+    logits, car = [], []
+    batches = [samples[i : i + _BATCH] for i in range(0, len(samples), _BATCH)]
+    for batch in track(batches, description):
+        output = identifier.run_images([load_crop(sample, size) for sample in batch])
+        logits.append(output.logits)
+        car.append(identifier.car_scores(output))
+    return _Scores(np.concatenate(logits), np.concatenate(car))
 
 
 def _truth(dataset: CarDataset, identifier: CarIdentifier) -> NDArray[np.int64]:

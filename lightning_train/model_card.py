@@ -20,32 +20,30 @@ Written by `make archive` from the archive's own `model.json`; do not edit.
 
 ## What it was trained on
 
-{training_photos:,} labelled photos: the official training split of
-[Stanford Cars 196](#licence), cropped to the car, less the {validation_photos} validation photos
-below. Nothing in it is newer than 2012, and most of it was sold in the United States.
+{trained_on}
 
 ## How good it is
 
-On the {validation_photos} validation photos, a stratified tenth of the official training split
-that training never saw. The float network and the 8-bit engine as packaged:
+On {validation_photos} validation photos, a stratified tenth of the training photos that no weight
+was fitted to. The float network and the 8-bit engine as packaged:
 
 {validation}
 
 8-bit less float: {int8_minus_float:+.2f} points of top-1; both give the same answer for
-{agreement:.1f} % of the photos. The official test split was not looked at.
+{agreement:.1f} % of the photos.
 
 ## How honest it is
 
-Logits are divided by a temperature of {temperature:.3f}, fitted on the validation photos; so
-is the lowest confidence of `identified`, {min_confidence:.2f}, from which on {precision:.0f} % of
-the answers are right. Below it a car is `uncertain`.{detector}
+Logits are divided by a temperature of {temperature:.3f}. Below a confidence of {min_confidence:.2f}
+a car is `uncertain`; from there on {precision:g} % of the answers are right.{detector} All of
+this was fitted on the same validation photos, so this table says what was asked for:
 
 {honesty}
 {outside}
 ## What it is not for
 
-- Cars of models it does not know (anything after 2012, most of the world's cars): it says
-  `uncertain` to most of them and a wrong model to others, as measured above.
+- Cars of models it does not know ({unknown}): it should
+  say `uncertain`, and names a wrong model more often the more alike they look.
 - Photos of a whole scene with a small car in it: it was trained on crops. Crop to the car.
 - Deciding anything about a person. It reads no number plates and knows no owners.
 
@@ -55,23 +53,37 @@ the answers are right. Below it a car is `uncertain`.{detector}
 {recipe}
 ```
 
-`make train CONFIG=…` with the configuration above, then `make archive`; checkpoint SHA-256
-`{checkpoint_sha256}`, built {built}.
+`make train`, then `make archive`; checkpoint SHA-256 `{checkpoint_sha256}`, built {built}.
 
 ## Licence
 
-The code is MIT. The weights were trained on Stanford Cars (Krause et al. 2013), which is for
-non-commercial research: so are they.
+{licence}
 """
 
-_DETECTOR = """ A linear detector on the network's
-features, fitted on every second validation photo and every second photo of `not_cars`, says
-`not_a_car`; on the other validation photos it keeps {keep_cars:.0f} % of the cars."""
+_STANFORD_CARS = {
+    "trained_on": """\
+{training_photos:,} labelled photos: the official training split of
+[Stanford Cars 196](#licence), cropped to the car, less the {validation_photos} validation photos
+below. Nothing in it is newer than 2012, and most of it was sold in the United States.""",
+    "unknown": "anything after 2012, most of the world's cars",
+    "licence": """\
+The code is MIT. The weights were trained on Stanford Cars (Krause et al. 2013), which is for
+non-commercial research: so are they.""",
+}
+_OWN_CARS = {
+    "trained_on": "{training_photos:,} labelled photos of your own, less those of validation.",
+    "unknown": "all that are not in `labels.csv`",
+    "licence": "The code is MIT. Whose the photos are decides what the weights may be used for.",
+}
+
+_DETECTOR = """ A linear detector on the
+network's features, fitted on every second validation photo and every second photo of `not_cars`,
+says `not_a_car`; it was set to keep {keep_cars:g} % of the other validation photos."""
 
 _OUTSIDE = """
-Photos of anything else, none of them used to fit these numbers: `not_cars` shows no vehicle
-(the other half), `unseen_cars` real cars of models that are not among the classes. The AUROC says
-how well the score tells them from validation photos.
+Photos of anything else, which nothing was fitted to: `not_cars` shows no vehicle (the other half of
+the folder), `unseen_cars` real cars of models that are not among the classes. The AUROC says how
+well the score tells them from the validation photos.
 
 {table}
 """
@@ -91,7 +103,9 @@ def model_card(
     figures = manifest.metrics
     outside = figures["outside"]
     detector = "not_cars" in outside
+    known = _STANFORD_CARS if manifest.provenance["data"] == "Stanford Cars 196" else _OWN_CARS
     return _CARD.format(
+        **{name: text.format(**manifest.provenance) for name, text in known.items()},
         name=manifest.name,
         version=manifest.version,
         network=manifest.network,

@@ -41,11 +41,11 @@ def print_figures(title: str, columns: Mapping[str, Mapping[str, float]]) -> Non
         title: what was measured on what.
         columns: column heading → figure → value; every column holds the same figures.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table = Table("")
     for heading in columns:
         table.add_column(heading, justify="right")
     for figure in next(iter(columns.values())):
         cells = [format_figure(figure, column[figure]) for column in columns.values()]
         table.add_row(figure_name(figure), *cells)
-    Console().print(table)
+    console = Console()
+    console.print(title, table, sep="\n")

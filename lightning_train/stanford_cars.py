@@ -11,6 +11,7 @@ Two layouts are read, from ROOT or ROOT/stanford_cars:
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,11 +21,14 @@ from typing import Any, Literal
 
 import numpy as np
 import scipy.io
-from PIL import Image, ImageOps
+from PIL import Image
 
+from handler.decode import decode_photo
+from handler.errors import PhotoError
 from handler.labels import CarLabel, labels_from_names, stanford_cars_labels
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "CarDataset",
     "DatasetError",
     "Sample",
@@ -37,10 +41,10 @@ __all__ = [
 Split = Literal["train", "val", "test"]
 
 _CROP_MARGIN = 16  # pixels around the annotated box
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
 _WHERE_TO_GET_IT = (
-    "The data set is on Kaggle ('Stanford Cars Dataset') and on the Hugging Face Hub; its original "
-    "address has been dead since 2023. See README.md, 'Train on your own cars'."
+    "Copies of the data set are on Kaggle and on the Hugging Face Hub (its original address has "
+    "been dead since 2023); README.md, 'Train on your own cars', shows the folders that are read."
 )
 
 
@@ -106,7 +110,8 @@ def validation_paths(samples: Iterable[Sample], fraction: float = 0.1) -> set[Pa
 
     Within each class the photos are ordered by the SHA-256 of their file name and the first tenth
     (rounded, at least one where a class has two photos or more) is held out: neither the reading
-    order, nor the folder layout, nor photos added to another class change it.
+    order, nor the folder layout, nor photos added to another class change it. (Photos added to the
+    same class do: a model trained before has then seen some of the new validation photos.)
     """
     classes: dict[int, list[Path]] = defaultdict(list)
     for sample in samples:
@@ -119,10 +124,15 @@ def validation_paths(samples: Iterable[Sample], fraction: float = 0.1) -> set[Pa
     return held_out
 
 
-def load_crop(sample: Sample) -> Image.Image:
+def load_crop(sample: Sample, size: int) -> Image.Image:
     """Decode a photo and cut the car out: its box plus 16 px on each side, where there is image.
 
-    A file whose box is the whole image (the published 224 px crops) passes through unchanged.
+    Without a box, or with one around the whole image (the published 224 px crops), the photo is
+    decoded by the worker's own code, so that training sees what the worker will see.
+
+    Args:
+        sample: the photo.
+        size: of the network's input; a photo is decoded at no less than twice this if it can be.
 
     Returns:
         RGB image in its own size and aspect ratio.
@@ -131,25 +141,25 @@ def load_crop(sample: Sample) -> Image.Image:
         DatasetError: the file cannot be decoded.
     """
     try:
-        with Image.open(sample.path) as image:
-            if sample.box is None:
-                ImageOps.exif_transpose(image, in_place=True)
-            rgb = image.convert("RGB")
-    except OSError as error:
+        data = sample.path.read_bytes()
+        if sample.box is None:
+            return decode_photo(data, min_side=size).image
+        with Image.open(io.BytesIO(data)) as image:
+            if sample.box == (0, 0, *image.size):
+                return decode_photo(data, min_side=size).image
+            left, top, right, bottom = sample.box
+            return image.convert("RGB").crop(
+                (
+                    max(left - _CROP_MARGIN, 0),
+                    max(top - _CROP_MARGIN, 0),
+                    min(right + _CROP_MARGIN, image.width),
+                    min(bottom + _CROP_MARGIN, image.height),
+                )
+            )
+    except (OSError, PhotoError, Image.DecompressionBombError) as error:
         raise DatasetError(
-            f"{sample.path} cannot be read as an image ({error}): replace or delete it"
+            f"{sample.path} cannot be read as an image ({error}). Replace or delete it"
         ) from error
-    if sample.box is None:
-        return rgb
-    left, top, right, bottom = sample.box
-    return rgb.crop(
-        (
-            max(left - _CROP_MARGIN, 0),
-            max(top - _CROP_MARGIN, 0),
-            min(right + _CROP_MARGIN, rgb.width),
-            min(bottom + _CROP_MARGIN, rgb.height),
-        )
-    )
 
 
 def _annotation_file(base: Path, split: Literal["train", "test"]) -> Path:
@@ -198,20 +208,23 @@ def _load_mat(path: Path, key: str) -> Sequence[Any]:
 def _read_class_folders(folder: Path) -> CarDataset:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     official = {_plain(label.label): label for label in stanford_cars_labels()}
-    if names and all(_plain(name) in official for name in names):
+    # Official classes are spelt the official way again, and numbered so if they are all there.
+    spelt = {
+        name: official[_plain(name)].label if _plain(name) in official else name for name in names
+    }
+    if len(names) == len(official) and {_plain(name) for name in names} == set(official):
         labels = stanford_cars_labels()
-        ids = {name: official[_plain(name)].class_id for name in names}
     else:
         try:
-            labels = labels_from_names(names)
+            labels = labels_from_names(spelt[name] for name in names)
         except ValueError as error:
             raise DatasetError(f"{folder}: {error}") from error
-        ids = {name: class_id for class_id, name in enumerate(names)}
+    class_ids = {label.label: label.class_id for label in labels}
     samples = tuple(
-        Sample(path, ids[name])
+        Sample(path, class_ids[spelt[name]])
         for name in names
         for path in sorted((folder / name).iterdir())
-        if path.suffix.lower() in _IMAGE_SUFFIXES
+        if path.suffix.lower() in IMAGE_SUFFIXES
     )
     if not samples:
         raise DatasetError(

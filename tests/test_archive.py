@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 from PIL import Image
 from toy_cars import TOY_CLASSES, write_class_folders, write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
@@ -40,7 +41,8 @@ def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    trainer = toy_trainer(folder, 4, ZoomAugmentation({0: 32}))
+    pl.seed_everything(0, verbose=False)
+    trainer = toy_trainer(folder, 6, ZoomAugmentation({0: 32}))
     trainer.fit(toy_model(), toy_data(toy_root))
     trainer.save_checkpoint(folder / "toy.ckpt")
     return folder / "toy.ckpt"
@@ -61,8 +63,8 @@ def test_the_archive_answers_like_its_checkpoint(
     model = load_classifier(checkpoint)
     with extract_archive(mar) as directory:
         identifier = CarIdentifier.from_directory(directory)
-        logits = identifier.run_images([load_crop(sample)]).logits[0]
-    pixels = identifier.manifest.preprocessing(load_crop(sample))
+        logits = identifier.run_images([load_crop(sample, 32)]).logits[0]
+    pixels = identifier.manifest.preprocessing(load_crop(sample, 32))
     expected = float_logits(model, np.stack([pixels]))[0]
     assert np.abs(logits - expected).max() < 0.1 * expected.std() + 0.05
     assert identifier.labels[int(logits.argmax())].label == TOY_CLASSES[sample.class_id]
@@ -127,10 +129,22 @@ def test_evaluation_takes_the_official_test_split_of_another_root(
 
 
 def test_evaluation_maps_class_folders_onto_the_archives_classes(mar: Path, tmp_path: Path) -> None:
-    # The folders are read with the 196 official classes, the archive knows three of them.
     root = write_class_folders(tmp_path / "folders", per_class=4, split="test")
-    with pytest.raises(DatasetError, match="does not know 193"):
+    shutil.rmtree(root / "test" / TOY_CLASSES[0])  # the others' ids in this folder move up
+    assert evaluate(mar, root, "test", tmp_path / "r.json")["figures"]["top1"] == 1.0
+    (root / "test" / "Zastava Yugo Hatchback 1987").mkdir()
+    with pytest.raises(DatasetError, match=r"does not know.*Zastava"):
         evaluate(mar, root, "test", tmp_path / "r.json")
+
+
+def test_a_file_that_is_no_photo_is_named(mar: Path, toy_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(toy_root / "stanford_cars", tmp_path / "stanford_cars")
+    (tmp_path / "not_cars").mkdir()
+    (tmp_path / "not_cars" / "notes.txt").write_text("not looked at")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "not_cars" / name).write_text("no photo")
+    with pytest.raises(DatasetError, match=r"b\.jpg cannot be read"):
+        evaluate(mar, tmp_path, "val", tmp_path / "r.json")
 
 
 def test_what_is_no_car_is_told_from_cars_on_photos_that_nothing_was_fitted_to(
@@ -163,6 +177,7 @@ def test_the_model_card_says_what_was_measured_and_how_it_was_made(mar: Path) ->
 
 def test_a_data_set_of_other_classes_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     root = write_class_folders(tmp_path / "folders", per_class=4)
+    (root / "train" / TOY_CLASSES[0]).rename(root / "train" / "Zastava Yugo Hatchback 1987")
     with pytest.raises(ValueError, match="other classes"):
         archive(checkpoint, "2.5", root, tmp_path / "x.mar")
     assert not (tmp_path / "x.mar").exists()

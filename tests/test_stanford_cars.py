@@ -61,13 +61,13 @@ def test_a_box_is_cropped_with_its_margin(tmp_path: Path) -> None:
     left, top, right, bottom = BOX
     # 16 px on each side, but never beyond the photo: 20-1-16 = 3; 10-1-16 < 0; 80+16; 50+16 > 64
     expected = Image.open(sample.path).crop((3, 0, 96, 64))
-    assert np.array_equal(np.asarray(load_crop(sample)), np.asarray(expected))
+    assert np.array_equal(np.asarray(load_crop(sample, 32)), np.asarray(expected))
     assert sample.box == (left - 1, top - 1, right, bottom)
 
 
 def test_a_crop_that_is_whole_already_passes_through(tmp_path: Path) -> None:
     sample = read_dataset(write_devkit(tmp_path, whole_box=True), "train").samples[0]
-    assert load_crop(sample).size == SIZE
+    assert load_crop(sample, 32).size == SIZE
 
 
 def test_the_official_test_split_is_read_without_the_training_photos(tmp_path: Path) -> None:
@@ -87,6 +87,8 @@ def test_the_stanford_cars_folder_itself_may_be_the_root(tmp_path: Path) -> None
 
 
 def test_class_folders_of_official_names_get_the_official_class_ids(tmp_path: Path) -> None:
+    for label in stanford_cars_labels():
+        (tmp_path / "train" / label.label.replace("/", "-")).mkdir(parents=True)
     dataset = read_dataset(write_class_folders(tmp_path, per_class=2), "train")
     official = {label.label: label.class_id for label in stanford_cars_labels()}
     assert len(dataset.labels) == 196
@@ -135,7 +137,7 @@ def test_the_module_gives_the_pixels_that_the_worker_would_see(tmp_path: Path) -
     module.setup("validate")
     batch = next(iter(module.val_dataloader()))
     sample = read_dataset(root, "val").samples[0]
-    expected = Preprocessing(32, (0, 0, 0), (1, 1, 1))(load_crop(sample))
+    expected = Preprocessing(32, (0, 0, 0), (1, 1, 1))(load_crop(sample, 32))
     assert (batch["image"][0].permute(1, 2, 0).numpy() == expected).all()
     assert batch["label"][0] == sample.class_id
 

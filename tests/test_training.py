@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +11,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
-from toy_cars import write_devkit
+from toy_cars import TOY_CLASSES, write_class_folders, write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.callbacks import (
+    EMA,
     Augmentation,
     ColorAugmentation,
     FreezeStages,
     GeometricAugmentation,
     ZoomAugmentation,
 )
+from lightning_train.datamodule import CarDataModule
 from lightning_train.networks import NETWORKS, build_network
 from lightning_train.schedules import CyclicSchedule
 
@@ -188,6 +191,32 @@ def test_every_sample_is_augmented_by_itself(augmentation: Augmentation) -> None
     assert images.max() <= 1
     different = {tuple(img.flatten()[:50].tolist()) for img in images}
     assert len(different) > 4
+
+
+def test_the_average_of_the_weights_keeps_up_with_a_short_run(
+    toy_root: Path, tmp_path: Path
+) -> None:
+    pl.seed_everything(0, verbose=False)
+    trainer = toy_trainer(tmp_path, 6, EMA(decay=0.998))
+    trainer.fit(toy_model(), toy_data(toy_root))
+    # Validated on the average: 36 steps are nothing to a memory of 500 without a warm-up.
+    assert trainer.callback_metrics["val/top1"] == 1.0
+
+
+def test_fewer_photos_than_a_batch_are_one_batch(toy_root: Path, tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, 1)
+    trainer.fit(toy_model(), CarDataModule(str(toy_root), size=32, batch_size=1000))
+    assert trainer.global_step == 1
+
+
+def test_a_test_split_that_lacks_a_class_keeps_the_class_ids(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, per_class=4)
+    write_class_folders(tmp_path, per_class=4, split="test")
+    shutil.rmtree(tmp_path / "test" / TOY_CLASSES[0])
+    module = toy_data(tmp_path)
+    module.setup("test")
+    labels = {int(label) for batch in module.test_dataloader() for label in batch["label"]}
+    assert [module.class_names[label] for label in sorted(labels)] == TOY_CLASSES[1:]
 
 
 def test_training_photos_grow_with_the_epochs(toy_root: Path, tmp_path: Path) -> None:

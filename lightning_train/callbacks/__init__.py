@@ -1,4 +1,4 @@
-"""Lightning callbacks: augmentation on the device, freezing."""
+"""Lightning callbacks: augmentation on the device, averaging, freezing."""
 
 from lightning_train.callbacks.augmentation import (
     Augmentation,
@@ -6,9 +6,11 @@ from lightning_train.callbacks.augmentation import (
     GeometricAugmentation,
     ZoomAugmentation,
 )
+from lightning_train.callbacks.averaging import EMA
 from lightning_train.callbacks.freezing import FreezeStages
 
 __all__ = [
+    "EMA",
     "Augmentation",
     "ColorAugmentation",
     "FreezeStages",
