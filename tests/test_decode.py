@@ -271,6 +271,17 @@ def test_more_than_20_mb_is_refused() -> None:
         decode(data + bytes(MAX_BYTES - len(data) + 1))
 
 
+def test_a_jpeg_that_repeats_its_scans_without_end_is_refused() -> None:
+    data = encode(picture(RED), progressive=True)
+    assert decode(data).size == (96, 64)
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]  # up to the end-of-image marker
+    # A good many scans, previews included, are still a photo.
+    assert decode(data[:-2] + 50 * scan + data[-2:]).size == (96, 64)
+    with pytest.raises(ImageUnreadableError, match="more than 100 scans"):
+        decode(data[:-2] + 1000 * scan + data[-2:])
+
+
 # --- what is refused -------------------------------------------------------------------------
 
 
