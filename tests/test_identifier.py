@@ -28,6 +28,7 @@ from factories import (
 
 from handler.answer import Answer
 from handler.archive import extract_archive
+from handler.car_detector import CarDetector
 from handler.errors import ArchiveError, InvalidOptionError, PhotoError
 from handler.identifier import CarIdentifier, Options
 from handler.labels import write_labels
@@ -243,6 +244,13 @@ def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
         (overwrite("model.xml", b"<net/>"), "model.xml"),
         (overwrite("selfcheck.npz", b"PK\x03\x04broken"), "selfcheck.npz"),
         (overwrite("selfcheck.npz", b""), "selfcheck.npz"),
+        (overwrite("car_detector.npz", b""), "car_detector.npz"),
+        (
+            lambda directory: CarDetector(np.ones(7, np.float32), 0.0).write(
+                directory / "car_detector.npz"
+            ),
+            "car_detector.npz fits another network",
+        ),
     ],
 )
 def test_a_damaged_archive_is_refused_in_words(
