@@ -10,9 +10,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from handler.errors import ArchiveError
 from lightning_train.archive import archive
 from lightning_train.classifier import CarClassifier
-from lightning_train.datamodule import CarDataModule
-from lightning_train.evaluate import evaluate
-from lightning_train.stanford_cars import DatasetError
+from lightning_train.data.datamodule import CarDataModule
+from lightning_train.data.stanford_cars import DatasetError
+from lightning_train.evaluation.evaluate import evaluate
 
 _USAGE = """\
 usage: python -m lightning_train COMMAND ...

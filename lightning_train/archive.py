@@ -28,13 +28,13 @@ from handler.labels import (
 )
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
-from lightning_train import metrics
 from lightning_train.car_detector import fit_car_detector
-from lightning_train.evaluate import other_photos, score
+from lightning_train.data.stanford_cars import Sample, load_crop, read_dataset
+from lightning_train.evaluation import metrics
+from lightning_train.evaluation.evaluate import other_photos, score
+from lightning_train.evaluation.report import print_figures
 from lightning_train.export import export_openvino, float_logits, load_classifier, quantize
 from lightning_train.model_card import model_card
-from lightning_train.report import print_figures
-from lightning_train.stanford_cars import Sample, load_crop, read_dataset
 
 __all__ = ["archive"]
 

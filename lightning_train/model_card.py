@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from handler.manifest import ModelManifest
-from lightning_train.report import figure_name, format_figure
+from lightning_train.evaluation.report import figure_name, format_figure
 
 __all__ = ["model_card"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handler.labels import labels_from_names
-from lightning_train import metrics
+from lightning_train.evaluation import metrics
 
 LABELS = labels_from_names(
     ["Audi A5 Coupe 2012", "Audi A5 Convertible 2012", "Audi TTS Coupe 2012", "BMW X5 SUV 2007"]

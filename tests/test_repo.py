@@ -78,10 +78,10 @@ def canonical(name: str) -> str:
         ("gateway/settings.py", "import httpx"),
         ("client/__init__.py", "import gateway.schemas"),
         ("handler/labels.py", "import torchvision"),
-        ("handler/labels.py", "from lightning_train import metrics"),
+        ("handler/labels.py", "from lightning_train.evaluation import metrics"),
         ("handler/engine.py", "import ts"),
-        ("lightning_train/report.py", "import handler.torchserve_handler"),
-        ("lightning_train/report.py", "import gateway.settings"),
+        ("lightning_train/evaluation/report.py", "import handler.torchserve_handler"),
+        ("lightning_train/evaluation/report.py", "import gateway.settings"),
     ],
 )
 def test_forbidden_import_fails_the_lint(tmp_path: Path, file: str, line: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from handler.preprocessing import Preprocessing
-from lightning_train.stanford_cars import (
+from lightning_train.data.stanford_cars import (
     CarDataset,
     DatasetError,
     Split,
@@ -69,7 +69,7 @@ class PixelDataset(Dataset[Batch]):
 
 
 class CarDataModule(pl.LightningDataModule):
-    """Stanford Cars or your own cars, see `lightning_train.stanford_cars` for the layouts.
+    """Stanford Cars or your own cars, see `lightning_train.data.stanford_cars` for the layouts.
 
     Args:
         root: folder of the data set.

@@ -17,9 +17,7 @@ from handler.answer import verdict_of
 from handler.archive import extract_archive
 from handler.identifier import CarIdentifier
 from handler.manifest import ModelManifest
-from lightning_train import metrics
-from lightning_train.report import print_figures
-from lightning_train.stanford_cars import (
+from lightning_train.data.stanford_cars import (
     IMAGE_SUFFIXES,
     CarDataset,
     DatasetError,
@@ -28,6 +26,8 @@ from lightning_train.stanford_cars import (
     load_crop,
     read_dataset,
 )
+from lightning_train.evaluation import metrics
+from lightning_train.evaluation.report import print_figures
 
 __all__ = ["evaluate", "other_photos", "score"]
 
@@ -41,9 +41,9 @@ def evaluate(
 
     Args:
         archive: the .mar.
-        data: folder of the data set, see `lightning_train.stanford_cars`; photos in its folders
-            `not_cars` (the half that no detector is fitted on) and `unseen_cars`, if it has them,
-            are scored by verdict.
+        data: folder of the data set, see `lightning_train.data`; photos in its folders `not_cars`
+            (the half that no detector is fitted on) and `unseen_cars`, if it has them, are scored
+            by verdict.
         split: `train`, `val` (held out of training by this project) or `test` (official).
         report: where the JSON goes; by default runs/evaluation/ARCHIVE-SPLIT.json.
     """
