@@ -10,8 +10,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from handler.errors import ArchiveError
 from lightning_train.archive import archive
 from lightning_train.classifier import CarClassifier
-from lightning_train.data.datamodule import CarDataModule
-from lightning_train.data.stanford_cars import DatasetError
+from lightning_train.data import CarDataModule, DatasetError
 from lightning_train.evaluation.evaluate import evaluate
 
 _USAGE = """\

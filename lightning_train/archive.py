@@ -29,7 +29,7 @@ from handler.labels import (
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
 from lightning_train.car_detector import fit_car_detector
-from lightning_train.data.stanford_cars import Sample, load_crop, read_dataset
+from lightning_train.data import Sample, load_crop, read_dataset
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.evaluate import other_photos, score
 from lightning_train.evaluation.report import print_figures

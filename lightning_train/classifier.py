@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_train.data.datamodule import Batch
+from lightning_train.data import Batch
 from lightning_train.networks import build_network
 from lightning_train.schedules import CyclicSchedule
 

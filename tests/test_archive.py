@@ -19,7 +19,7 @@ from handler.errors import ArchiveError
 from handler.identifier import CarIdentifier
 from lightning_train.archive import archive
 from lightning_train.callbacks import ZoomAugmentation
-from lightning_train.data.stanford_cars import DatasetError, load_crop, read_dataset
+from lightning_train.data import DatasetError, load_crop, read_dataset
 from lightning_train.evaluation.evaluate import evaluate
 from lightning_train.export import float_logits, load_classifier
 

@@ -13,8 +13,8 @@ from toy_cars import BOX, SIZE, TOY_CLASSES, toy_photo, write_class_folders, wri
 
 from handler.labels import stanford_cars_labels
 from handler.preprocessing import Preprocessing
-from lightning_train.data.datamodule import CarDataModule
-from lightning_train.data.stanford_cars import (
+from lightning_train.data import (
+    CarDataModule,
     DatasetError,
     Sample,
     load_crop,

@@ -22,7 +22,7 @@ from lightning_train.callbacks import (
     GeometricAugmentation,
     ZoomAugmentation,
 )
-from lightning_train.data.datamodule import CarDataModule
+from lightning_train.data import CarDataModule
 from lightning_train.networks import NETWORKS, build_network
 from lightning_train.schedules import CyclicSchedule
 

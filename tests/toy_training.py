@@ -9,7 +9,7 @@ import torch
 from toy_cars import TOY_CLASSES
 
 from lightning_train.classifier import CarClassifier
-from lightning_train.data.datamodule import CarDataModule
+from lightning_train.data import CarDataModule
 from lightning_train.schedules import CyclicSchedule
 
 

@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
-from lightning_train.data.datamodule import Batch
+from lightning_train.data import Batch
 
 __all__ = ["Augmentation", "ColorAugmentation", "GeometricAugmentation", "ZoomAugmentation"]
 

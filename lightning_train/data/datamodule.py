@@ -6,16 +6,15 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from handler.preprocessing import Preprocessing
+from lightning_train.data.batch import Batch
 from lightning_train.data.stanford_cars import (
     CarDataset,
     DatasetError,
@@ -24,18 +23,7 @@ from lightning_train.data.stanford_cars import (
     read_dataset,
 )
 
-__all__ = ["Batch", "CarDataModule", "PixelDataset"]
-
-
-class Batch(TypedDict):
-    """What a training step gets.
-
-    `image` is [N, 3, H, W]: uint8 0…255 as it comes from the data module, float 0…1 once an
-    augmentation has touched it. `label` is int64 [N].
-    """
-
-    image: Tensor
-    label: Tensor
+__all__ = ["CarDataModule", "PixelDataset"]
 
 
 class PixelDataset(Dataset[Batch]):

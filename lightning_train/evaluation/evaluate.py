@@ -17,7 +17,7 @@ from handler.answer import verdict_of
 from handler.archive import extract_archive
 from handler.identifier import CarIdentifier
 from handler.manifest import ModelManifest
-from lightning_train.data.stanford_cars import (
+from lightning_train.data import (
     IMAGE_SUFFIXES,
     CarDataset,
     DatasetError,
