@@ -20,12 +20,7 @@ from scipy.special import softmax
 import handler
 from handler.engine import OpenVinoEngine
 from handler.identifier import CarIdentifier
-from handler.labels import (
-    CarLabel,
-    labels_from_names,
-    stanford_cars_labels,
-    write_labels,
-)
+from handler.labels import CarLabel, stanford_cars_labels, write_labels
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
 from lightning_train.car_detector import fit_car_detector
@@ -91,7 +86,7 @@ def archive(
         content = Path(temporary)
         # What stays float stays exact: fp16 would save a megabyte at most.
         ov.save_model(graph, content / "model.xml", compress_to_fp16=False)
-        write_labels(labels_from_names(names), content / "labels.csv")
+        write_labels(val.labels, content / "labels.csv")
         engine = OpenVinoEngine(content / "model.xml")
         logits, features = _run(engine, val_pixels)
         others = other_photos(data / "not_cars", "fit")
@@ -100,9 +95,10 @@ def archive(
         else:
             photos = (load_crop(Sample(path, 0), preprocessing.size) for path in others)
             _, other_features = _run(engine, np.stack([preprocessing(photo) for photo in photos]))
-            fit_car_detector(
-                features[::2], other_features, held_out_cars=features[1::2], keep=keep_cars
-            ).write(content / "car_detector.npz")
+            held_out = features[1::2] if len(features) > 1 else features
+            fit_car_detector(features[::2], other_features, held_out, keep=keep_cars).write(
+                content / "car_detector.npz"
+            )
         np.savez_compressed(
             content / "selfcheck.npz",
             images=val_pixels[:_SELFCHECK_PHOTOS],

@@ -1,8 +1,9 @@
-"""A toy Stanford Cars on disk, in both layouts: colours instead of cars, real image files."""
+"""Toy cars on disk, in all layouts: colours instead of cars, real image files."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -53,4 +54,25 @@ def write_class_folders(root: Path, per_class: int = 20, split: str = "train") -
         folder = root / split / TOY_CLASSES[class_id].replace("/", "-")
         folder.mkdir(parents=True, exist_ok=True)
         toy_photo(class_id, number).save(folder / f"{number:05d}.jpg", quality=95)
+    return root
+
+
+OWN_CARS = [
+    ("Alfa Romeo", "Giulia", "Sedan", 2020),
+    ("DS Automobiles", "DS 3 Crossback", "", 2019),  # a make that no list knows, and no body
+    ("Škoda", "Octavia", "Wagon", 2016),
+]
+
+
+def write_table(root: Path, cars: list[tuple[str, str, str, int]], photos: Iterable[int]) -> Path:
+    """Write the cars as photos with a cars.csv, so many photos of each, and return root."""
+    folder = root / "Fotos für Übungen"
+    folder.mkdir(parents=True)
+    lines = ["file,make,model,body,year"]
+    for class_id, (car, count) in enumerate(zip(cars, photos, strict=True)):
+        for number in range(count):
+            file = folder / f"{car[1]} №{number}.png"
+            toy_photo(class_id, 100 * class_id + number).save(file)
+            lines.append(",".join(map(str, (file.relative_to(root), *car))))
+    (root / "cars.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return root

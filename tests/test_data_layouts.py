@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
+import unicodedata
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
 from toy_cars import BOX, SIZE, TOY_CLASSES, toy_photo, write_class_folders, write_devkit
 
 from handler.labels import stanford_cars_labels
-from handler.preprocessing import Preprocessing
 from lightning_train.data import (
-    CarDataModule,
     DatasetError,
     Sample,
     load_crop,
@@ -122,24 +123,33 @@ def test_a_broken_annotation_file_is_named(tmp_path: Path) -> None:
         read_dataset(root, "train")
 
 
-def test_a_broken_photo_is_named(tmp_path: Path) -> None:
+def test_annotations_of_more_classes_than_have_names_are_refused(tmp_path: Path) -> None:
     root = write_devkit(tmp_path)
-    path = root / "stanford_cars/cars_train/00001.jpg"
-    path.write_bytes(path.read_bytes()[:200])
-    module = CarDataModule(str(root), size=32)
-    with pytest.raises(DatasetError, match=r"00001\.jpg cannot be read"):
-        module.setup("fit")
+    meta = root / "stanford_cars/devkit/cars_meta.mat"
+    scipy.io.savemat(meta, {"class_names": np.array(TOY_CLASSES[:2], dtype=object)})
+    with pytest.raises(DatasetError, match=r"photos of class 3, but only 2 classes have names"):
+        read_dataset(root, "train")
 
 
-def test_the_module_gives_the_pixels_that_the_worker_would_see(tmp_path: Path) -> None:
-    root = write_devkit(tmp_path)
-    module = CarDataModule(str(root), size=32, batch_size=4)
-    module.setup("validate")
-    batch = next(iter(module.val_dataloader()))
-    sample = read_dataset(root, "val").samples[0]
-    expected = Preprocessing(32, (0, 0, 0), (1, 1, 1))(load_crop(sample, 32))
-    assert (batch["image"][0].permute(1, 2, 0).numpy() == expected).all()
-    assert batch["label"][0] == sample.class_id
+def test_two_folders_of_one_class_are_refused(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, per_class=2)
+    (tmp_path / "train" / "audi_TTS-coupe_2012").mkdir()
+    with pytest.raises(DatasetError, match="are the same class"):
+        read_dataset(tmp_path, "train")
+
+
+def test_the_split_does_not_depend_on_how_a_file_system_writes_accents(tmp_path: Path) -> None:
+    composed = [Sample(Path(f"Škoda №{i}.jpg"), 0) for i in range(50)]
+    decomposed = [Sample(Path(unicodedata.normalize("NFD", s.path.name)), 0) for s in composed]
+    assert composed != decomposed
+    assert validation_paths(composed) == {
+        Path(unicodedata.normalize("NFC", path.name)) for path in validation_paths(decomposed)
+    }
+
+
+def test_a_photo_whose_name_is_no_unicode_has_its_place(tmp_path: Path) -> None:
+    samples = [Sample(Path(os.fsdecode(b"M\xfcller %d.jpg" % i)), 0) for i in range(10)]
+    assert len(validation_paths(samples)) == 1
 
 
 def test_the_real_split_holds_out_a_tenth_of_every_class(cars_data: Path) -> None:
