@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_train.data import Batch
+from lightning_train.distillation import Distillation
+from lightning_train.losses import CrossEntropy, Loss
 from lightning_train.networks import build_network
-from lightning_train.schedules import CyclicSchedule
+from lightning_train.optimization import parameter_groups
+from lightning_train.schedules import Schedule
 
 __all__ = ["CarClassifier"]
 
@@ -24,40 +28,56 @@ class CarClassifier(pl.LightningModule):
     Args:
         network: name of the network, see `lightning_train.networks.NETWORKS`.
         class_names: the classes in order; filled in from the data module.
+        class_counts: training photos of each class; filled in from the data module.
         size: side in pixels that the worker squashes photos to; filled in from the data module.
         mean: per-channel mean of the network's input, likewise.
         std: per-channel standard deviation, likewise.
-        weights: "imagenet", a checkpoint of this project, or None; see `build_network`.
+        weights: "imagenet", a checkpoint or published weights, or None; see `build_network`.
         optimizer: optimiser with its (maximum) learning rate for the head.
-        schedule: the cycle, or None for a constant rate.
-        backbone_lr_scale: learning rate of the trunk as a fraction of the head's: pretrained
-            weights want smaller steps than a new head.
-        label_smoothing: weight of the uniform distribution in the target.
+        schedule: how the rate moves, see `lightning_train.schedules`; None for a constant rate.
+        loss: see `lightning_train.losses`; None for cross-entropy with label smoothing 0.1.
+        distillation: teachers to learn from as well.
+        backbone_lr_scale: learning rate of the trunk's last stage as a fraction of the head's.
+        layer_decay: rate of each stage as a fraction of the next one's.
         dropout: before the head.
+        stochastic_depth: probability of skipping the last residual branch.
+        compile: whether `torch.compile` makes the network faster: minutes at the start and at every
+            new size; worth it on a GPU.
     """
 
     def __init__(
         self,
         network: str,
         class_names: list[str],
+        class_counts: list[int] | None = None,
         size: int = 224,
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
         weights: str | None = "imagenet",
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        schedule: CyclicSchedule | None = None,
+        schedule: Schedule | None = None,
+        loss: Loss | None = None,
+        distillation: Distillation | None = None,
         backbone_lr_scale: float = 1.0,
-        label_smoothing: float = 0.1,
+        layer_decay: float = 1.0,
         dropout: float = 0.2,
+        stochastic_depth: float = 0.0,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        # `weights` says where the run started; a checkpoint holds its own.
-        self.save_hyperparameters(ignore=["optimizer", "schedule", "weights"])
-        self.network = build_network(network, len(class_names), weights, dropout)
+        # How a run trains is in its config.yaml; a checkpoint holds what the network is.
+        self.save_hyperparameters("network", "class_names", "size", "mean", "std")
+        self.class_names = class_names
+        self.network = build_network(network, len(class_names), weights, dropout, stochastic_depth)
         self.optimizer = optimizer
         self.schedule = schedule
+        self.loss = loss or CrossEntropy()
+        if class_counts is not None:
+            self.loss.set_class_counts(class_counts)
+        self.distillation = distillation
         self.backbone_lr_scale = backbone_lr_scale
-        self.loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+        self.layer_decay = layer_decay
+        self.compiled = compile
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         classes = len(class_names)
@@ -68,6 +88,7 @@ class CarClassifier(pl.LightningModule):
             }
         )
         self.train_loss = MeanMetric()
+        self.eval_loss = MeanMetric()
         self.val_metrics = accuracies.clone(prefix="val/")
         self.test_metrics = accuracies.clone(prefix="test/")
         # Convolutions run about 1.5 times faster with channels last, on CPU and GPU alike.
@@ -85,52 +106,63 @@ class CarClassifier(pl.LightningModule):
         logits: Tensor = self.network(self.normalize(images))
         return logits
 
+    def setup(self, stage: str) -> None:
+        """Compile in place, so that the weights keep their names."""
+        if self.compiled:
+            self.network.compile()
+
+    def on_fit_start(self) -> None:
+        """Read the teachers."""
+        if self.distillation is not None:
+            self.distillation.load(self.class_names, self.device)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; the augmentation callbacks have already changed the batch."""
-        loss: Tensor = self.loss(self(batch["image"]), batch["label"])
+        logits = self(batch["image"])
+        loss: Tensor = self.loss(logits, batch.get("target", batch["label"]))
+        if self.distillation is not None:
+            loss = self.distillation.loss(logits, batch["image"], loss)
         self.train_loss.update(loss.detach())
         self.log("train/loss", self.train_loss, on_step=True, on_epoch=True, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy on photos as the worker will see them."""
-        self._evaluate(batch, self.val_metrics, "val/loss")
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Accuracy on photos as the worker will see them; returns the logits [N, C]."""
+        return self._evaluate(batch, self.val_metrics, "val/loss")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Likewise on the test split."""
-        self._evaluate(batch, self.test_metrics, "test/loss")
+        return self._evaluate(batch, self.test_metrics, "test/loss")
 
-    def _evaluate(self, batch: Batch, metrics: MetricCollection, loss_name: str) -> None:
-        logits = self(batch["image"]).float()
+    def _evaluate(self, batch: Batch, metrics: MetricCollection, loss_name: str) -> Tensor:
+        logits: Tensor = self(batch["image"]).float()
         metrics.update(logits, batch["label"])
         self.log_dict(metrics, prog_bar=True)
-        self.log(loss_name, self.loss(logits, batch["label"]), batch_size=len(logits))
+        # Plain cross-entropy, whatever the network is trained with: comparable between runs.
+        losses = torch.nn.functional.cross_entropy(logits, batch["label"], reduction="none")
+        self.eval_loss.update(losses)
+        self.log(loss_name, self.eval_loss)
+        return logits
 
     def configure_optimizers(self) -> Any:
-        """Head and trunk as two groups, no weight decay on biases and norms, cycle per batch."""
-        head = set(self.network.head.parameters())
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for parameter in self.network.parameters():
-            if parameter.requires_grad:
-                groups.setdefault((parameter in head, parameter.ndim > 1), []).append(parameter)
-        optimizer = self.optimizer([p for params in groups.values() for p in params])
-        defaults = dict(optimizer.defaults)
+        """Discriminative rates by parameter group, the schedule stepped after every batch."""
+        optimizer = self.optimizer(self.network.parameters())
+        groups: Sequence[dict[str, Any]] = parameter_groups(
+            self.network,
+            lr=optimizer.defaults["lr"],
+            weight_decay=optimizer.defaults.get("weight_decay", 0.0),
+            backbone_lr_scale=self.backbone_lr_scale,
+            layer_decay=self.layer_decay,
+        )
         optimizer.param_groups.clear()
-        for (in_head, decayed), parameters in groups.items():
-            optimizer.add_param_group(
-                {
-                    "params": parameters,
-                    "lr": defaults["lr"] * (1.0 if in_head else self.backbone_lr_scale),
-                    "weight_decay": defaults.get("weight_decay", 0.0) if decayed else 0.0,
-                }
-            )
+        for group in groups:
+            optimizer.add_param_group(group)
         if self.schedule is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches) // max(self.trainer.max_epochs or 1, 1)
+        epochs = max(self.trainer.max_epochs or 1, 1)
+        steps = max(int(self.trainer.estimated_stepping_batches) // epochs, 1)
+        scheduler = self.schedule.build(optimizer, steps, epochs)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": self.schedule.build(optimizer, steps),
-                "interval": "step",
-            },
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }

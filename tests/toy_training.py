@@ -13,8 +13,8 @@ from lightning_train.data import CarDataModule
 from lightning_train.schedules import CyclicSchedule
 
 
-def toy_data(root: Path) -> CarDataModule:
-    return CarDataModule(str(root), size=32, batch_size=9)
+def toy_data(root: Path, batch_size: int = 9) -> CarDataModule:
+    return CarDataModule(str(root), size=32, batch_size=batch_size)
 
 
 def toy_model(**changes: object) -> CarClassifier:
