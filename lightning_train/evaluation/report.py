@@ -11,9 +11,11 @@ __all__ = ["figure_name", "format_figure", "print_figures"]
 
 _NAMES = {
     "top1": "top-1",
+    "top1_standard_error": "top-1, standard error",
     "top5": "top-5",
     "make_model": "make + model",
     "per_class": "mean of classes",
+    "calibration_error_before": "calibration error, no temperature",
     "calibration_error": "calibration error",
     "identified": "answered identified",
     "uncertain": "answered uncertain",
@@ -21,6 +23,7 @@ _NAMES = {
     "identified_right": "of identified, right",
     "auroc_car_score": "AUROC, car score",
     "auroc_confidence": "AUROC, confidence",
+    "auroc_energy": "AUROC, energy",
 }
 
 
