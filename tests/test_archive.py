@@ -111,30 +111,49 @@ def test_an_archive_with_a_wrong_part_is_refused_at_start(mar: Path, part: str) 
 def test_evaluation_prints_and_writes_the_figures(
     mar: Path, toy_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = tmp_path / "report.json"
+    report = tmp_path / "report"
     evaluate(mar, toy_root, "val", report)
     printed = capsys.readouterr().out
-    figures = json.loads(report.read_text())["figures"]
+    content = json.loads((report / "metrics.json").read_text())
+    figures = content["figures"]
     assert figures["photos"] == 12
     assert figures["top1"] == figures["make"] == figures["make_model"] == 1.0
     for word in ("top-1", "top-5", "make + model", "100.00 %", "int8 - float"):
         assert word in printed
+    with zipfile.ZipFile(mar) as archived:
+        manifest = json.loads(archived.read("model.json"))
+    # The archive's own temperature, not one fitted on what is being scored.
+    assert content["temperature"]["value"] == manifest["calibration"]["temperature"]
+    assert (content["archive"], content["version"]) == (str(mar), "2.5")
+    assert [row["training_photos"] for row in content["classes"]] == [36, 36, 36]
+    assert {path.name for path in report.glob("*.png")} == {"reliability.png", "class_size.png"}
+    page = (report / "index.html").read_text()
+    for word in ("resnet18", "2.5", "AUROC, car score", "All 12 photos were named rightly"):
+        assert word in page
+
+
+def test_a_file_in_place_of_the_report_is_named_before_the_work(
+    mar: Path, toy_root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"report\.json is a file"):
+        evaluate(mar, toy_root, "val", tmp_path / "report.json")
 
 
 def test_evaluation_takes_the_official_test_split_of_another_root(
     mar: Path, tmp_path: Path
 ) -> None:
     root = write_devkit(tmp_path / "other", per_class=4, split="test")
-    assert evaluate(mar, root, "test", tmp_path / "r.json")["figures"]["photos"] == 12
+    assert evaluate(mar, root, "test", tmp_path / "report")["figures"]["photos"] == 12
 
 
 def test_evaluation_maps_class_folders_onto_the_archives_classes(mar: Path, tmp_path: Path) -> None:
     root = write_class_folders(tmp_path / "folders", per_class=4, split="test")
     shutil.rmtree(root / "test" / TOY_CLASSES[0])  # the others' ids in this folder move up
-    assert evaluate(mar, root, "test", tmp_path / "r.json")["figures"]["top1"] == 1.0
+    assert evaluate(mar, root, "test", tmp_path / "report")["figures"]["top1"] == 1.0
     (root / "test" / "Zastava Yugo Hatchback 1987").mkdir()
     with pytest.raises(DatasetError, match=r"does not know.*Zastava"):
-        evaluate(mar, root, "test", tmp_path / "r.json")
+        evaluate(mar, root, "test", tmp_path / "report")
 
 
 def test_a_file_that_is_no_photo_is_named(mar: Path, toy_root: Path, tmp_path: Path) -> None:
@@ -144,13 +163,13 @@ def test_a_file_that_is_no_photo_is_named(mar: Path, toy_root: Path, tmp_path: P
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "not_cars" / name).write_text("no photo")
     with pytest.raises(DatasetError, match=r"b\.jpg cannot be read"):
-        evaluate(mar, tmp_path, "val", tmp_path / "r.json")
+        evaluate(mar, tmp_path, "val", tmp_path / "report")
 
 
 def test_what_is_no_car_is_told_from_cars_on_photos_that_nothing_was_fitted_to(
     mar: Path, toy_root: Path, tmp_path: Path
 ) -> None:
-    result = evaluate(mar, toy_root, "test", tmp_path / "r.json")
+    result = evaluate(mar, toy_root, "test", tmp_path / "report")
     not_cars = result["outside"]["not_cars"]
     assert not_cars["photos"] == 20  # the other 20 fitted the detector
     assert not_cars["not_a_car"] > 0.9
@@ -163,7 +182,7 @@ def test_without_photos_of_other_things_everything_is_a_car(
 ) -> None:
     shutil.copytree(toy_root / "stanford_cars", tmp_path / "stanford_cars")
     archive(checkpoint, "2.6", tmp_path, tmp_path / "plain.mar", calibration_photos=10)
-    figures = evaluate(tmp_path / "plain.mar", toy_root, "val", tmp_path / "r.json")
+    figures = evaluate(tmp_path / "plain.mar", toy_root, "val", tmp_path / "report")
     assert figures["outside"]["not_cars"]["not_a_car"] == 0
     card = (tmp_path / "plain.md").read_text()
     assert "not_cars" not in card

@@ -40,7 +40,7 @@ def test_own_cars_are_trained_resumed_packaged_and_scored(tmp_path: Path) -> Non
     assert "1" in epochs
     assert "0" not in epochs  # it went on instead of starting again
 
-    archive, report = tmp_path / "store/car_identifier.mar", tmp_path / "report.json"
+    archive, report = tmp_path / "store/car_identifier.mar", tmp_path / "report"
     said = run(
         *("archive", "--checkpoint", second / "checkpoints/last.ckpt", "--version", "1.1"),
         *("--data", data, "--out", archive, "--calibration_photos", 20),
@@ -54,7 +54,7 @@ def test_own_cars_are_trained_resumed_packaged_and_scored(tmp_path: Path) -> Non
         *("evaluate", "--archive", archive, "--data", data, "--split", "test", "--report", report),
         cwd=tmp_path,
     )
-    assert json.loads(report.read_text())["figures"]["photos"] == 12
+    assert json.loads((report / "metrics.json").read_text())["figures"]["photos"] == 12
 
 
 @pytest.mark.parametrize("command", ["fit", "archive", "evaluate"])

@@ -1,19 +1,38 @@
-"""Lightning callbacks: augmentation on the device, averaging, freezing."""
+"""Lightning callbacks: augmentation on the device, averaging, freezing, reports, failures."""
 
 from lightning_train.callbacks.augmentation import (
     Augmentation,
     ColorAugmentation,
+    CutMixAugmentation,
+    ErasingAugmentation,
+    FramingAugmentation,
     GeometricAugmentation,
+    MixupAugmentation,
+    QualityAugmentation,
+    RandAugmentation,
+    TrivialAugmentation,
     ZoomAugmentation,
 )
 from lightning_train.callbacks.averaging import EMA
+from lightning_train.callbacks.failures import CleanExit, StopOnNonFiniteLoss
 from lightning_train.callbacks.freezing import FreezeStages
+from lightning_train.callbacks.run_report import RunReport
 
 __all__ = [
     "EMA",
     "Augmentation",
+    "CleanExit",
     "ColorAugmentation",
+    "CutMixAugmentation",
+    "ErasingAugmentation",
+    "FramingAugmentation",
     "FreezeStages",
     "GeometricAugmentation",
+    "MixupAugmentation",
+    "QualityAugmentation",
+    "RandAugmentation",
+    "RunReport",
+    "StopOnNonFiniteLoss",
+    "TrivialAugmentation",
     "ZoomAugmentation",
 ]

@@ -1,0 +1,42 @@
+"""Which errors are the user's to mend: they are told in a line. The others keep their traceback."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from handler.errors import CarIdentifierError
+from lightning_train.callbacks.failures import is_disk_full
+from lightning_train.data import DatasetError
+
+__all__ = ["user_message"]
+
+# A ValueError that these raise is a refusal of what they were given.
+_REFUSING = ("handler", "lightning_fabric", "lightning_train", "pytorch_lightning", "torch.optim")
+
+
+def user_message(error: Exception) -> str | None:
+    """What to tell the user; None if it is for the developer."""
+    if isinstance(error, CarIdentifierError | DatasetError | MisconfigurationException):
+        return str(error)
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "the memory of the GPU does not suffice: lower data.batch_size (or data.size), or let "
+            f"the photos stay on the host with data.storage=memory. {error}"
+        )
+    if isinstance(error, OSError) and (is_disk_full(error) or error.filename):
+        return str(error)
+    if isinstance(error, ValueError) and _is_refusal(error):
+        return str(error)
+    return None
+
+
+def _is_refusal(error: ValueError) -> bool:
+    """Whether a `raise` of our own, or of the trainer's, made it: Python's own is a bug."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not frames or not str(frames[-1].f_globals.get("__name__")).startswith(_REFUSING):
+        return False
+    line = traceback.extract_tb(error.__traceback__)[-1].line
+    return line is not None and line.startswith("raise")
