@@ -5,7 +5,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train evaluate archive openapi constraints clean
+.PHONY: help serve test lint train lr-range-test show-augmentations ablation bench-train evaluate \
+	archive openapi constraints clean
 
 # The first Python 3.11 at hand. Expanded only where it is used: `make help` works without one.
 is_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
@@ -18,13 +19,14 @@ set_up = @$(PYTHON) deploy/bootstrap.py
 
 DATA ?= $(CARS_DATA)
 SPLIT ?= val
-example_train = make train CONFIG=lightning_train/configs/efficientnet_lite0_cpu.yaml DATA=/path/to/data
+example_train = make $@ CONFIG=lightning_train/configs/efficientnet_lite0_cpu.yaml DATA=/path/to/data
+example_ablation = make ablation EXPERIMENTS=lightning_train/experiments/schedules.yaml DATA=/path/to/data
 example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
 example_archive = make archive CHECKPOINT=runs/…/best.ckpt VERSION=1.1 DATA=/path/to/data
 require = $(foreach name,$(1),$(if $($(name)),,$(error $(name) is missing; for example: $(2))))
 
 help: ## what can be done here (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: ## TorchServe and the gateway with the bundled archive, on http://127.0.0.1:8000; Ctrl-C stops both
 	$(set_up) serve
@@ -46,6 +48,28 @@ train: ## fit a network: CONFIG=lightning_train/configs/….yaml DATA=folder [RE
 	$(set_up) train
 	@$(VENV) -m lightning_train fit --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') \
 		$(if $(RESUME),--ckpt_path '$(RESUME)') $(ARGS)
+
+lr-range-test: ## find the bounds of the learning rate: CONFIG=….yaml DATA=folder
+	$(call require,CONFIG,$(example_train))
+	$(set_up) train
+	@$(VENV) -m lightning_train lr-range-test --config '$(CONFIG)' \
+		$(if $(DATA),--data.root '$(DATA)') $(ARGS)
+
+show-augmentations: ## draw photos as training sees them: CONFIG=….yaml DATA=folder
+	$(call require,CONFIG,$(example_train))
+	$(set_up) train
+	@$(VENV) -m lightning_train show-augmentations --config '$(CONFIG)' \
+		$(if $(DATA),--data.root '$(DATA)') $(ARGS)
+
+ablation: ## train variants and compare them: EXPERIMENTS=lightning_train/experiments/….yaml DATA=folder
+	$(call require,EXPERIMENTS DATA,$(example_ablation))
+	$(set_up) train
+	@$(VENV) -m lightning_train ablation --experiments '$(EXPERIMENTS)' --data '$(DATA)' $(ARGS)
+
+bench-train: ## photos a second beside the ceiling and the usual loop: CONFIG=….yaml DATA=folder
+	$(call require,CONFIG,$(example_train))
+	$(set_up) train
+	@$(VENV) -m benchmarks.training --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') $(ARGS)
 
 evaluate: ## score an archive: ARCHIVE=model_store/….mar DATA=folder SPLIT=train|val|test
 	$(call require,ARCHIVE DATA SPLIT,$(example_evaluate))

@@ -144,6 +144,22 @@ class CarClassifier(pl.LightningModule):
         self.log(loss_name, self.eval_loss)
         return logits
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip fused optimisers' gradients too, where nothing scales them.
+
+        Lightning refuses to in every mixed precision; only float16 has a scaler to wait for.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled or gradient_clip_algorithm not in (None, "norm"):
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         """Discriminative rates by parameter group, the schedule stepped after every batch."""
         optimizer = self.optimizer(self.network.parameters())
