@@ -4,7 +4,8 @@
 
 Three loops take turns in one process, with the same network, batch and precision:
 
-- **this loop**: `fit` as configured: data module, augmentation callbacks, average, logging;
+- **this loop**: `fit` as configured: data module, augmentation callbacks, average, rates (but no
+  validation, and no checkpoints);
 - **ceiling**: forward, backward and optimiser step on one synthetic batch that never changes;
 - **usual loop**: a DataLoader with worker processes that decodes and transforms photo by photo on
   the CPU, as torchvision's reference for classification does it (references/classification).
@@ -86,6 +87,7 @@ def bench_training(
     steps: int = 20,
     warmup: int = 5,
     workers: int | None = None,
+    epoch: int | None = None,
 ) -> dict[str, Any]:
     """Measure the three loops in turn.
 
@@ -97,6 +99,7 @@ def bench_training(
         steps: measured steps of a turn.
         warmup: steps before them.
         workers: processes of the usual loop's DataLoader; by default one a core.
+        epoch: whose size and frozen stages are measured; by default the last one's.
 
     Returns:
         Photos a second of each loop (median of the rounds, and all of them), and the ratios.
@@ -104,6 +107,8 @@ def bench_training(
     workers = (torch.get_num_threads() if workers is None else workers) or 1
     speeds: dict[str, list[float]] = {"this loop": [], "ceiling": [], "usual loop": []}
     shape: tuple[int, ...] = ()
+    if epoch is None:
+        epoch = max(make_trainer().max_epochs or 1, 1) - 1
     for _ in range(rounds):
         clock = _Clock(warmup, steps)
         trainer = make_trainer(
@@ -112,6 +117,7 @@ def bench_training(
         )  # fmt: skip
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks[:] = [c for c in callbacks if not isinstance(c, _NOT_MEASURED)] + [clock]
+        trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]
         trainer.fit(model, datamodule=data)
         shape, device = clock.shape, trainer.strategy.root_device
         speeds["this loop"].append(steps * shape[0] / clock.seconds)
@@ -123,7 +129,9 @@ def bench_training(
     median = {name: statistics.median(values) for name, values in speeds.items()}
     return {
         "network": model.hparams["network"],
+        "epoch": epoch,
         "batch": list(shape),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "precision": str(trainer.precision),
         "device": _device_name(device),
         "torch": torch.__version__,
@@ -143,12 +151,14 @@ class _Step:
     def __init__(self, model: CarClassifier, trainer: pl.Trainer, device: torch.device) -> None:
         self.model = model.to(device).train()
         self.device = device
-        self.autocast = "bf16" in str(trainer.precision)
+        precision = str(trainer.precision)
+        self.autocast = torch.float16 if precision.startswith("16") else torch.bfloat16
+        self.mixed = "mixed" in precision
         self.clip = trainer.gradient_clip_val
         self.optimizer = model.optimizer(model.network.parameters())
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(self.device.type, self.autocast, enabled=self.mixed):
             logits = self.model.network(images)
             loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
         self.optimizer.zero_grad()
@@ -262,7 +272,9 @@ def _write_results(result: dict[str, Any], out: Path = _OUT) -> None:
     (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     about = (
         f"# Training speed: {result['network']}\n\nWritten by `make bench-train`. Batch "
-        f"{result['batch']}, {result['precision']}, {result['device']}, torch {result['torch']}; "
+        f"{result['batch']} as in epoch {result['epoch']}, "
+        f"{result['trained_parameters'] / 1e6:.1f} M trained parameters, {result['precision']}, "
+        f"{result['device']}, torch {result['torch']}; "
         f"median of {len(result['rounds']['ceiling'])} rounds of {result['steps']} steps, the "
         f"three loops in turn; the usual loop has {result['workers_of_the_usual_loop']} worker "
         "processes.\n\n"
@@ -282,6 +294,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="measured steps of a turn (20)")
     parser.add_argument("--warmup", type=int, default=5, help="steps before them (5)")
     parser.add_argument("--workers", type=int, help="of the usual loop (one a core)")
+    parser.add_argument("--epoch", type=int, help="whose size is measured (the last)")
     parser.add_argument("--out", type=Path, default=_OUT, help=f"folder of the results ({_OUT})")
     options, settings = parser.parse_known_args()
     with TemporaryDirectory() as logs:  # the loggers log as ever, but nobody will read it
@@ -294,6 +307,7 @@ def main() -> None:
             options.steps,
             options.warmup,
             options.workers,
+            options.epoch,
         )
     _write_results(result, options.out)
 

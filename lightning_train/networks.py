@@ -17,6 +17,7 @@ import torch
 from efficientnet_lite_pytorch import EfficientNet
 from efficientnet_lite_pytorch.model import MBConvBlock
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import stochastic_depth
@@ -30,16 +31,47 @@ class CarNetwork(nn.Module):
     Attributes:
         stages: the trunk, from the photo's side to the head's; frozen and grouped stage by stage.
         head: the linear layer; its rows are the classes.
+        stochastic_depth: probability of skipping the last residual branch for a photo.
     """
 
-    def __init__(self, stages: nn.Sequential, features: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self,
+        stages: nn.Sequential,
+        features: int,
+        classes: int,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
         self.stages = stages
+        self.stochastic_depth = stochastic_depth
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, classes)
         # A new head starts undecided: no class is ahead before the first step.
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.head.weight, std=0.01)
+        self._hooks: list[RemovableHandle] = []
+        self.hook_residual_branches()
+
+    def hook_residual_branches(self) -> None:
+        """Make every residual branch skippable, the later the likelier (Huang et al. 2016).
+
+        By hooks on the branches' last norms, so that the weights keep their names; to be called
+        again when the norms have been replaced, as SyncBatchNorm does.
+        """
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        if not self.stochastic_depth:
+            return
+        branches = [branch for m in self.stages.modules() if (branch := _residual_branch(m))]
+        for depth, branch in enumerate(branches, 1):
+            p = self.stochastic_depth * depth / len(branches)
+
+            def skip(norm: nn.Module, _: Any, output: Tensor, p: float = p) -> Tensor:
+                return cast(Tensor, stochastic_depth(output, p, "row", norm.training))
+
+            self._hooks.append(branch.register_forward_hook(skip))
 
     def forward_features(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, C] and last feature map [N, F, h, w] of normalised images [N, 3, H, W]."""
@@ -128,24 +160,10 @@ def build_network(
         raise ValueError(f"no network {name!r}: choose one of {', '.join(NETWORKS)}")
     ours = _checkpoint_state(weights)
     stages, features = NETWORKS[name](name, None if ours else weights)
-    network = CarNetwork(stages, features, classes, dropout)
+    network = CarNetwork(stages, features, classes, dropout, stochastic_depth)
     if ours:
         _load_checkpoint(network, ours, f"{weights} holds no {name}")
-    if stochastic_depth:
-        _skip_branches(network, stochastic_depth)
     return network
-
-
-def _skip_branches(network: CarNetwork, probability: float) -> None:
-    """Hook every residual branch's last norm, so that the weights keep their names."""
-    branches = [branch for m in network.stages.modules() if (branch := _residual_branch(m))]
-    for depth, branch in enumerate(branches, 1):
-        p = probability * depth / len(branches)
-
-        def skip(norm: nn.Module, _: Any, output: Tensor, p: float = p) -> Tensor:
-            return cast(Tensor, stochastic_depth(output, p, "row", norm.training))
-
-        branch.register_forward_hook(skip)
 
 
 def _residual_branch(block: nn.Module) -> nn.Module | None:

@@ -25,7 +25,6 @@ from pytorch_lightning.callbacks import (
     Checkpoint,
     EarlyStopping,
     LearningRateMonitor,
-    WeightAveraging,
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -38,7 +37,7 @@ from lightning_train.evaluation.plots import STYLE
 __all__ = ["Bounds", "RangeCurve", "lr_range_test", "propose_bounds", "range_test_trainer"]
 
 _DIVERGED = 4.0  # times the best smoothed loss
-_BEGUN, _DONE = 0.1, 0.9  # parts of the whole fall of the loss
+_BEGUN, _HALF, _DONE = 0.1, 0.5, 0.9  # parts of the whole fall of the loss
 _RAGGED = 4.0  # times the usual scatter
 _FLAT = 5.0  # standard errors that a real fall exceeds
 
@@ -82,8 +81,8 @@ def propose_bounds(curve: RangeCurve) -> Bounds | None:
     rise slows, becomes ragged or turns. Here the same points are read off the loss, since a batch's
     accuracy comes in steps of 1/N: of the smoothed loss's whole fall, from its mean in the first
     tenth of the steps to its lowest point, the base is where a tenth is done for good and the
-    maximum where nine tenths are done, or before it, where the scatter of the loss grows to four
-    times what it was. By his rule of thumb the base is no more than a third of the maximum.
+    maximum where nine tenths are done, or where from the half on the scatter of the loss has grown
+    to four times what it was. By his rule of thumb the base is no more than a third of the maximum.
 
     A fall of less than five standard errors, or of less than a hundredth, is taken for noise.
     """
@@ -107,10 +106,11 @@ def propose_bounds(curve: RangeCurve) -> Bounds | None:
     before = first.mean() - smooth[: lowest + 1]
     begun = int(np.flatnonzero(before < max(_BEGUN * fall, 2 * error)).max(initial=0))
     done = int(np.flatnonzero(before >= _DONE * fall).min())
+    half = int(np.flatnonzero(before >= _HALF * fall).min())
     usual = max(float(np.median(scatter[: begun + 1])), 0.01 * fall)
-    ragged = np.flatnonzero(_smoothed(scatter, 2 * width)[begun:done] > _RAGGED * usual)
+    ragged = np.flatnonzero(_smoothed(scatter, 2 * width)[half:done] > _RAGGED * usual)
     if len(ragged):
-        done = begun + int(ragged[0])
+        done = half + int(ragged[0])
     highest = curve.rates[done]
     open_end = bool(not curve.diverged and lowest >= len(losses) - 1 - 2 * width)
     return Bounds(float(min(curve.rates[begun], highest / 3)), float(highest), open_end)
@@ -232,7 +232,7 @@ def range_test_trainer(settings: Mapping[str, Any]) -> pl.Trainer:
     """
     callbacks = settings.get("callbacks") or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    needless = (Checkpoint, EarlyStopping, EMA, LearningRateMonitor, RunReport, WeightAveraging)
+    needless = (Checkpoint, EarlyStopping, EMA, LearningRateMonitor, RunReport)
     changes = {
         "callbacks": [c for c in callbacks if not isinstance(c, needless)],
         "logger": False,
@@ -363,5 +363,6 @@ def draw_range_test(curve: RangeCurve, bounds: Bounds | None, mode: str) -> Figu
             (bounds.base, f"base {bounds.base:.2g} ", "right"),
             (bounds.max, f" maximum {bounds.max:.2g}", "left"),
         ):
-            loss.text(rate, top, text, ha=side, va="top")
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1}
+            loss.text(rate, top, text, ha=side, va="top", bbox=box)
     return figure

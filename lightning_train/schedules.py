@@ -22,13 +22,13 @@ class Schedule(ABC):
     """How the learning rate moves through a run; no schedule at all is a constant rate."""
 
     @abstractmethod
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> LRScheduler:
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> LRScheduler:
         """The scheduler of an optimiser whose groups carry their maximum rates.
 
         Args:
             optimizer: its groups' `lr` are the maxima.
             steps_per_epoch: optimiser steps in an epoch.
-            epochs: of the whole run.
+            epochs: of the whole run; infinite if it has no end.
         """
 
 
@@ -67,7 +67,7 @@ class CyclicSchedule(Schedule):
         if min(self.step_size_up, self.step_size_down) <= 0:
             raise ValueError("step_size_up and step_size_down are epochs: give more than 0")
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> CyclicLR:
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> CyclicLR:
         """torch's CyclicLR over this run's steps."""
         self._warn_of_an_unfinished_cycle(epochs)
         max_lrs = [float(group["lr"]) for group in optimizer.param_groups]
@@ -85,15 +85,17 @@ class CyclicSchedule(Schedule):
             max_momentum=momentum,
         )
 
-    def _warn_of_an_unfinished_cycle(self, epochs: int) -> None:
+    def _warn_of_an_unfinished_cycle(self, epochs: float) -> None:
+        if math.isinf(epochs):
+            return
         cycle = self.step_size_up + self.step_size_down
         cycles = epochs / cycle
         if abs(cycles - round(cycles)) * cycle > 1e-6 or round(cycles) == 0:
             whole = sorted({max(math.floor(cycles), 1) * cycle, math.ceil(cycles) * cycle})
+            lengths = " or ".join(f"{length:g}" for length in whole)
             rank_zero_warn(
-                f"{epochs} epochs are {cycles:.2f} cycles of {cycle:g}: the run ends away from the "
-                f"minimum of the rate; --trainer.max_epochs {' or '.join(f'{n:g}' for n in whole)} "
-                "ends at it"
+                f"{epochs:g} epochs are {cycles:.2f} cycles of {cycle:g}: the run ends away from "
+                f"the minimum of the rate; --trainer.max_epochs {lengths} ends at it"
             )
 
 
@@ -122,14 +124,14 @@ class OneCycleSchedule(Schedule):
         self.anneal = anneal
         self.base_momentum = base_momentum
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> OneCycleLR:
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> OneCycleLR:
         """torch's OneCycleLR over this run's steps."""
         momentum = float(optimizer.defaults.get("momentum", 0.0))
         return OneCycleLR(
             optimizer,
             max_lr=[float(group["lr"]) for group in optimizer.param_groups],
             # Lightning steps once more after the last batch; at least one step up and one down.
-            total_steps=max(steps_per_epoch * epochs + 1, 3),
+            total_steps=max(_total_steps(steps_per_epoch, epochs) + 1, 3),
             pct_start=self.warmup_fraction,
             div_factor=1 / self.start_lr_fraction,
             final_div_factor=self.start_lr_fraction / self.end_lr_fraction,
@@ -150,10 +152,17 @@ class CosineSchedule(Schedule):
     def __init__(self, warmup_epochs: float = 1.0) -> None:
         self.warmup_epochs = warmup_epochs
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> LambdaLR:
+    def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> LambdaLR:
         """A factor per step, the same for every parameter group."""
         warmup = round(self.warmup_epochs * steps_per_epoch)
-        return LambdaLR(optimizer, partial(_cosine, warmup=warmup, steps=steps_per_epoch * epochs))
+        steps = _total_steps(steps_per_epoch, epochs)
+        return LambdaLR(optimizer, partial(_cosine, warmup=warmup, steps=steps))
+
+
+def _total_steps(steps_per_epoch: int, epochs: float) -> int:
+    if math.isinf(epochs):
+        raise ValueError("this schedule needs the run's length: set trainer.max_epochs")
+    return round(steps_per_epoch * epochs)
 
 
 def _cosine(step: int, *, warmup: int, steps: int) -> Any:

@@ -19,12 +19,12 @@ def test_three_loops_are_measured_side_by_side(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     augmentation = {
         "class_path": "lightning_train.callbacks.ZoomAugmentation",
-        "init_args": {"sizes": {0: 24}},
+        "init_args": {"sizes": {0: 16, 1: 24}},
     }
     settings = {
         "data": {"root": str(data), "size": 32, "batch_size": 6},
         "model": {"network": "resnet18", "weights": None},
-        "trainer": {"accelerator": "cpu", "max_epochs": 1, "callbacks": [augmentation]},
+        "trainer": {"accelerator": "cpu", "max_epochs": 2, "callbacks": [augmentation]},
     }
     config.write_text(yaml.safe_dump(settings))
     command = [
@@ -38,7 +38,7 @@ def test_three_loops_are_measured_side_by_side(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     (result,) = (json.loads(f.read_text()) for f in (tmp_path / "results").glob("*.json"))
-    assert result["batch"] == [6, 3, 24, 24]  # as the network saw it, not as it was decoded
+    assert result["batch"] == [6, 3, 24, 24]  # as the network sees it in the last epoch
     speeds = result["photos_per_second"]
     assert list(speeds) == ["this loop", "ceiling", "usual loop"]
     assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in result["rounds"].values())

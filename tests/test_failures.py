@@ -126,28 +126,38 @@ def test_ctrl_c_before_the_first_step_is_no_traceback(toy_root: Path, tmp_path: 
     assert "Traceback" not in run("fit", "--config", config, cwd=tmp_path, expect=130)
 
 
+def run_on_two_processes(root: Path, callback: object, folder: Path) -> str:
+    """Train with `torchrun` until something ends it; returns what it said."""
+    settings = toy_settings(root, callback, devices=2, strategy="ddp")
+    settings["data"]["batch_size"] = 8
+    config = write_settings(folder / "toy.yaml", settings)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", "-m", "lightning_train", "fit", "--config", config],
+        cwd=folder, env=ENVIRONMENT, text=True, capture_output=True, timeout=250,
+    )  # fmt: skip
+    assert done.returncode != 0
+    return done.stderr
+
+
 def test_the_processes_of_a_ddp_run_leave_after_the_same_step(
     toy_root: Path, tmp_path: Path
 ) -> None:
     # Only the second process gets the signal.
     when = {"signum": SIGTERM, "step": 8, "rank": 1}
-    settings = toy_settings(
-        toy_root,
-        {"class_path": "toy_commands.SignalAt", "init_args": when},
-        devices=2,
-        strategy="ddp",
-    )
-    settings["data"]["batch_size"] = 8
-    del settings["trainer"]["callbacks"][1]  # the average
-    config = write_settings(tmp_path / "toy.yaml", settings)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", "-m", "lightning_train", "fit", "--config", config],
-        cwd=tmp_path, env=ENVIRONMENT, text=True, capture_output=True, timeout=200,
-    )  # fmt: skip
-    assert "stopped by SIGTERM in epoch 1 after step 9" in done.stderr
-    assert "the same command with --ckpt_path" in done.stderr
+    callback = {"class_path": "toy_commands.SignalAt", "init_args": when}
+    said = run_on_two_processes(toy_root, callback, tmp_path)
+    assert "stopped by SIGTERM in epoch 1 after step 9" in said
+    assert "the same command with --ckpt_path" in said
     assert read(checkpoint(tmp_path, "interrupted"))["global_step"] == 9
+
+
+def test_a_bad_loss_in_one_process_stops_them_all(toy_root: Path, tmp_path: Path) -> None:
+    callback = {"class_path": "toy_commands.PoisonAt", "init_args": {"step": 8, "rank": 1}}
+    said = run_on_two_processes(toy_root, callback, tmp_path)
+    assert "error: the loss became inf in step 9" in said
+    saved = read(checkpoint(tmp_path, "interrupted"))["current_model_state"]
+    assert all(bool(value.isfinite().all()) for value in saved.values())
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -109,3 +109,13 @@ def test_stochastic_depth_skips_branches_of_single_photos_in_training_only(name:
     assert different_answers(without.train()) == 2
     assert different_answers(network.train()) > 4
     assert different_answers(network.eval()) <= 2
+
+
+def test_stochastic_depth_survives_synchronised_batch_norm() -> None:
+    torch.manual_seed(0)
+    network = build_network("resnet18", 3, stochastic_depth=0.9)
+    network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    assert not any(m._forward_hooks for m in network.stages.modules())  # why it is done again
+    network.hook_residual_branches()
+    network.hook_residual_branches()  # twice is once
+    assert [len(m._forward_hooks) for m in network.stages.modules()].count(1) == 8

@@ -179,3 +179,27 @@ def test_a_resumed_run_continues_its_schedule_to_the_step(
     assert second.values == pytest.approx(whole.values[12:])
     assert len(set(second.values)) > 6
     assert all(a != b for a, b in itertools.pairwise(second.values))
+
+
+@pytest.mark.parametrize(
+    ("length", "accumulate"),
+    [({"max_epochs": 4}, 1), ({"max_steps": 9}, 1), ({"max_epochs": 4}, 2)],
+)
+def test_an_epoch_of_the_schedule_is_an_epoch_whatever_ends_the_run(
+    length: dict[str, int], accumulate: int, toy_root: Path, tmp_path: Path
+) -> None:
+    seen = Rates()
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[seen], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        accumulate_grad_batches=accumulate, **length,
+    )  # fmt: skip
+    trainer.fit(toy_model(), toy_data(toy_root))
+    assert seen.values.index(max(seen.values)) == 6  # batches up: one epoch
+
+
+@pytest.mark.parametrize("schedule", [OneCycleSchedule(), CosineSchedule()])
+def test_a_schedule_over_the_whole_run_needs_its_end(schedule: Schedule) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    with pytest.raises(ValueError, match=r"set trainer\.max_epochs"):
+        schedule.build(optimizer, STEPS, math.inf)

@@ -263,7 +263,7 @@ def test_a_bug_keeps_its_traceback(config: Path, toy_root: Path, tmp_path: Path)
 
 def test_python_s_own_error_in_our_code_is_a_bug_and_no_refusal() -> None:
     for statement, module in (("a, b = [1]", "lightning_train.cli"), ("int('x')", "handler")):
-        with pytest.raises(ValueError, match="unpack|literal") as caught:
+        with pytest.raises(ValueError, match=r"unpack|literal") as caught:
             exec(compile(statement, "code.py", "exec"), {"__name__": module})
         assert user_message(caught.value) is None
 

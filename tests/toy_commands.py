@@ -120,12 +120,12 @@ class SignalAt(pl.Callback):
 class PoisonAt(pl.Callback):
     """One batch of pixels (or one weight) that are no numbers; the state before is `before.pt`."""
 
-    def __init__(self, step: int, weights: bool = False) -> None:
-        self.step, self.weights = step, weights
+    def __init__(self, step: int, weights: bool = False, rank: int = 0) -> None:
+        self.step, self.weights, self.rank = step, weights, rank
 
     def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         model, batch, _ = arguments
-        if trainer.global_step == self.step:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
             torch.save(model.state_dict(), "before.pt")
             batch["image"] = batch["image"].float() * torch.nan
             if self.weights:

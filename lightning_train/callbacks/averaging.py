@@ -105,14 +105,17 @@ class EMA(Callback):
             return
         self._step = step
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
-        floats, values = [], []
+        floats, values, counts, counted = [], [], [], []
         for name, average in self._average.items():
             if average.is_floating_point():
                 floats.append(average)
                 values.append(self._tensors[name].float())
             else:
-                average.copy_(self._tensors[name])
+                counts.append(average)
+                counted.append(self._tensors[name])
         torch._foreach_lerp_(floats, values, weight)
+        if counts:
+            torch._foreach_copy_(counts, counted)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average into the network."""

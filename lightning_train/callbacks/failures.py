@@ -24,7 +24,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor
+from torch import Tensor, distributed
 
 __all__ = [
     "AtomicCheckpointIO",
@@ -152,10 +152,10 @@ class StopOnNonFiniteLoss(Callback):
         """Send for the loss."""
         loss = loss.detach()
         if trainer.world_size > 1:
-            # The largest number of all; NaN has no order, so infinity stands for it.
-            loss = trainer.strategy.reduce(
-                loss.float().nan_to_num(nan=math.inf).abs(), reduce_op="max"
-            )
+            # The largest of all processes; NaN has no order, so infinity stands for it.
+            loss = torch.where(loss.isfinite(), loss.abs(), math.inf)
+            # Not the strategy's reduce: it waits at a barrier first.
+            distributed.all_reduce(loss, distributed.ReduceOp.MAX)
         if loss.is_cuda:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
             pinned = torch.empty((), dtype=loss.dtype, pin_memory=True)
@@ -186,8 +186,8 @@ class StopOnNonFiniteLoss(Callback):
             raise NonFiniteLossError(
                 f"the loss became {value} in step {trainer.global_step + 1} (epoch "
                 f"{trainer.current_epoch}) at a learning rate of {max(rates):.3g}; that step was "
-                "not taken. Start again with a lower rate (make lr-range-test CONFIG=… finds one), or "
-                "clip the gradients (--trainer.gradient_clip_val 1)"
+                "not taken. Start again with a lower rate (make lr-range-test CONFIG=… finds one), "
+                "or clip the gradients (--trainer.gradient_clip_val 1)"
             )
 
 
@@ -235,10 +235,9 @@ class CleanExit(Callback):
         signum = self._signum
         if trainer.world_size > 1:
             # All processes leave after the same batch, or the others would wait forever.
-            device = trainer.strategy.root_device
-            signum = int(
-                trainer.strategy.reduce(torch.tensor(signum, device=device), reduce_op="max")
-            )
+            agreed = torch.tensor(signum, device=trainer.strategy.root_device)
+            distributed.all_reduce(agreed, distributed.ReduceOp.MAX)
+            signum = int(agreed)
         if signum:
             raise Interrupted(signum)
 

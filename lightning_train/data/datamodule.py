@@ -158,7 +158,7 @@ class CarDataModule(pl.LightningDataModule):
         size = count * 3 * self.preprocessing.size**2
         storage = self.storage
         if storage == "auto":
-            storage = choose_storage(size, device, self._processes_here())
+            storage = self._agreed(choose_storage(size, device, self._processes_here()))
         place = {"device": f"decoded on {device}", "memory": "decoded in host memory"}
         rank_zero_info(
             f"{' and '.join(f'{len(d.samples)} {split}' for split, d in datasets.items())} photos "
@@ -198,6 +198,14 @@ class CarDataModule(pl.LightningDataModule):
             sequence = np.random.SeedSequence([self._seed(), step, self._rank()])
             torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
         return batch
+
+    def _agreed(self, storage: Storage) -> Storage:
+        """The slowest of all processes' choices: they must load in the same way."""
+        choices = [storage] * self._processes()
+        if len(choices) > 1:
+            distributed.all_gather_object(choices, storage)
+        order: tuple[Storage, ...] = ("device", "memory", "stream")
+        return max(choices, key=order.index)
 
     def _load(
         self, dataset: CarDataset, storage: Storage, device: torch.device
@@ -295,6 +303,8 @@ class CarDataModule(pl.LightningDataModule):
     def _workers(self) -> int:
         if self.workers is not None:
             return self.workers
+        if "SLURM_CPUS_PER_TASK" in os.environ:  # the cores of this process alone
+            return int(os.environ["SLURM_CPUS_PER_TASK"])
         return max(_cores() // self._processes_here(), 1)
 
     def _batch_size_here(self) -> int:

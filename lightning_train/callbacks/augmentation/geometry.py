@@ -80,11 +80,17 @@ class ZoomAugmentation(ImageAugmentation):
                 f"{aspect}"
             )
         self.sizes = dict(sorted(sizes.items()))
+        # The same photos either way: one by one, or in one warp of the batch, which takes a tenth
+        # of the launches on a GPU but half as long again on a CPU.
         self._crops = {
-            size: kaug.RandomResizedCrop(
-                (size, size), scale=(min_area, 1.0), ratio=(1 / aspect, aspect)
+            (size, on_cpu): kaug.RandomResizedCrop(
+                (size, size),
+                scale=(min_area, 1.0),
+                ratio=(1 / aspect, aspect),
+                cropping_mode="slice" if on_cpu else "resample",
             )
             for size in set(sizes.values())
+            for on_cpu in (True, False)
         }
         self._size = self.sizes[0]
 
@@ -103,5 +109,5 @@ class ZoomAugmentation(ImageAugmentation):
 
     def transform(self, images: Tensor) -> Tensor:
         """Cut and resize."""
-        cropped: Tensor = self._crops[self._size](images)
+        cropped: Tensor = self._crops[self._size, images.device.type == "cpu"](images)
         return cropped
