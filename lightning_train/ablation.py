@@ -249,7 +249,7 @@ def _read(folder: Path) -> _Result | None:
     # The third of the classes with the fewest training photos, ties by class id.
     rarest = sorted(classes, key=lambda row: row["training_photos"])
     rare = [row for row in rarest[: max(round(len(classes) / 3), 1)] if row["photos"]]
-    if rare:
+    if rare and rarest[-1]["training_photos"] > 3 * rarest[0]["training_photos"]:
         figures["rare"] = sum(r["right"] for r in rare) / sum(r["photos"] for r in rare)
     return _Result(
         figures,
@@ -315,14 +315,17 @@ def _write(
     table = Table(*heading)
     for row in rows:
         table.add_row(*row)
-    Console().print(experiment.title, table, sep="\n")
+    console = Console()
+    # Not in a terminal, rich would take 80 columns, too few for this.
+    console.width = max(console.width, 120)
+    console.print(experiment.title, table, sep="\n")
     lines = [" | ".join(row) for row in [heading, ["---"] * len(heading), *rows]]
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     text = (
         f"# {experiment.title}\n\n{experiment.about.strip()}\n\n"
         + "\n".join(f"| {line} |" for line in lines)
         + f"\n\nWritten by `python -m lightning_train ablation {options}` on "
-        f"{datetime.now(UTC):%Y-%m-%d}: {where}, {torch.get_num_threads()} threads, torch "
+        f"{datetime.now(UTC):%Y-%m-%d}: {where}, {torch.get_num_threads()} thread(s), torch "
         f"{torch.__version__}, Python {platform.python_version()}. Validation photos "
         f"({next(iter(results.values()))[0].photos}), after the last epoch; means over the seeds. "
         "“Against the baseline” is in points of top-1, with a standard error from the differences "
