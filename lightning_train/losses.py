@@ -39,7 +39,8 @@ class Loss(nn.Module, ABC):
             logits: [N, C].
             target: class ids, int64 [N], or distributions, float [N, C].
         """
-        logits = logits.float()  # a bf16 log-sum-exp over hundreds of classes is too coarse
+        # A bf16 log-sum-exp over hundreds of classes is too coarse.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         classes = logits.shape[1]
         if target.ndim == 1:
             target = nn.functional.one_hot(target, classes).to(logits.dtype)

@@ -6,10 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 # Before any test file imports pytorch_lightning, which pulls in torchvision: see its module
 # torchvision_compat.
 import lightning_train  # noqa: F401
+
+# Toy networks are no faster on two threads, and round differently than the one thread of the
+# commands that tests start.
+torch.set_num_threads(1)
 
 pytest_plugins = ["gateway_fixtures", "live_stack"]
 

@@ -85,9 +85,9 @@ def test_the_average_of_the_weights_keeps_up_with_a_short_run(
     toy_root: Path, tmp_path: Path
 ) -> None:
     pl.seed_everything(0, verbose=False)
-    trainer = toy_trainer(tmp_path, 6, EMA(decay=0.998))
+    trainer = toy_trainer(tmp_path, 10, EMA(decay=0.998))
     trainer.fit(toy_model(), toy_data(toy_root))
-    # Validated on the average: 36 steps are nothing to a memory of 500 without a warm-up.
+    # Validated on the average: 60 steps are nothing to a memory of 500 without a warm-up.
     assert trainer.callback_metrics["val/top1"] == 1.0
 
 

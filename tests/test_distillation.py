@@ -25,7 +25,7 @@ def teacher(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher that has learnt the toy cars, at its own size and normalisation."""
     pl.seed_everything(0, verbose=False)
     folder = tmp_path_factory.mktemp("teacher")
-    trainer = toy_trainer(folder, 4)
+    trainer = toy_trainer(folder, 10)
     model = toy_model(size=48, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     trainer.fit(model, CarDataModule(str(toy_root), size=48, batch_size=9))
     assert trainer.callback_metrics["val/top1"] == 1.0
@@ -48,8 +48,9 @@ def test_a_student_learns_from_the_teacher_alone(
     teachers = [str(teacher), str(teacher)]
     distillation = Distillation(teachers, weight=1.0, temperature=1.0)
     student = toy_model(distillation=distillation, schedule=CosineSchedule())
+    trainer.fit(student, toy_data(toy_root))
     data = toy_data(toy_root)
-    trainer.fit(student, data)
+    data.setup("fit")
     with torch.inference_mode():
         agreed = [
             student.eval()(batch["image"]).argmax(1) == distillation.teach(batch["image"]).argmax(1)

@@ -38,9 +38,11 @@ def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (one["world"], two["world"]) == (1, 2)
     assert len(one["losses"]) == 3 * (54 // 8)
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
-    assert two["figures"] == pytest.approx(one["figures"], rel=1e-4)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
+    for figures in (one["figures"], two["figures"]):
+        figures.pop("train/loss")  # a process logs its own part's
+    assert two["figures"] == pytest.approx(one["figures"], rel=1e-6)
     first, second = torch.load(alone, weights_only=True), torch.load(together, weights_only=True)
     assert first.keys() == second.keys()
     for name, weights in first.items():
-        torch.testing.assert_close(second[name], weights, rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(second[name], weights, rtol=1e-6, atol=1e-8, msg=name)
