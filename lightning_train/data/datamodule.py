@@ -202,7 +202,7 @@ class CarDataModule(pl.LightningDataModule):
     def _agreed(self, storage: Storage) -> Storage:
         """The slowest of all processes' choices: they must load in the same way."""
         choices = [storage] * self._processes()
-        if len(choices) > 1:
+        if distributed.is_available() and distributed.is_initialized():
             distributed.all_gather_object(choices, storage)
         order: tuple[Storage, ...] = ("device", "memory", "stream")
         return max(choices, key=order.index)
