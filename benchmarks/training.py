@@ -57,9 +57,14 @@ class _Clock(pl.Callback):
 
     warmup: int
     steps: int
+    epoch: int
     seconds: float = 0.0
     shape: tuple[int, ...] = ()
     _start: float = field(default=0.0, repr=False)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin in the epoch that is asked for: the first callback, so that all others see it."""
+        trainer.fit_loop.epoch_progress.current.completed = self.epoch
 
     def on_train_batch_end(
         self,
@@ -110,14 +115,13 @@ def bench_training(
     if epoch is None:
         epoch = max(make_trainer().max_epochs or 1, 1) - 1
     for _ in range(rounds):
-        clock = _Clock(warmup, steps)
+        clock = _Clock(warmup, steps, epoch)
         trainer = make_trainer(
             max_epochs=-1, max_steps=warmup + steps, limit_val_batches=0, num_sanity_val_steps=0,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:] = [c for c in callbacks if not isinstance(c, _NOT_MEASURED)] + [clock]
-        trainer.fit_loop.epoch_progress.current.processed = epoch  # type: ignore[attr-defined]
+        callbacks[:] = [clock, *(c for c in callbacks if not isinstance(c, _NOT_MEASURED))]
         trainer.fit(model, datamodule=data)
         shape, device = clock.shape, trainer.strategy.root_device
         speeds["this loop"].append(steps * shape[0] / clock.seconds)

@@ -29,7 +29,7 @@ def test_three_loops_are_measured_side_by_side(tmp_path: Path) -> None:
     config.write_text(yaml.safe_dump(settings))
     command = [
         *(sys.executable, "-m", "benchmarks.training", "--config", str(config)),
-        *("--rounds", "2", "--steps", "10", "--warmup", "1", "--workers", "1"),
+        *("--rounds", "2", "--steps", "3", "--warmup", "1", "--workers", "1"),
         *("--out", str(tmp_path / "results")),
     ]
     done = subprocess.run(
