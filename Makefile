@@ -19,6 +19,7 @@ set_up = @$(PYTHON) deploy/bootstrap.py
 
 DATA ?= $(CARS_DATA)
 SPLIT ?= val
+configured = --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)')
 example_train = make $@ CONFIG=lightning_train/configs/efficientnet_lite0_cpu.yaml DATA=/path/to/data
 example_ablation = make ablation EXPERIMENTS=lightning_train/experiments/schedules.yaml DATA=/path/to/data
 example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
@@ -46,20 +47,18 @@ lint: ## style, types and the import rules of ARCHITECTURE.md
 train: ## fit a network: CONFIG=lightning_train/configs/….yaml DATA=folder [RESUME=….ckpt]
 	$(call require,CONFIG,$(example_train))
 	$(set_up) train
-	@$(VENV) -m lightning_train fit --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') \
+	@$(VENV) -m lightning_train fit $(configured) \
 		$(if $(RESUME),--ckpt_path '$(RESUME)') $(ARGS)
 
 lr-range-test: ## find the bounds of the learning rate: CONFIG=….yaml DATA=folder
 	$(call require,CONFIG,$(example_train))
 	$(set_up) train
-	@$(VENV) -m lightning_train lr-range-test --config '$(CONFIG)' \
-		$(if $(DATA),--data.root '$(DATA)') $(ARGS)
+	@$(VENV) -m lightning_train lr-range-test $(configured) $(ARGS)
 
 show-augmentations: ## draw photos as training sees them: CONFIG=….yaml DATA=folder
 	$(call require,CONFIG,$(example_train))
 	$(set_up) train
-	@$(VENV) -m lightning_train show-augmentations --config '$(CONFIG)' \
-		$(if $(DATA),--data.root '$(DATA)') $(ARGS)
+	@$(VENV) -m lightning_train show-augmentations $(configured) $(ARGS)
 
 ablation: ## train variants and compare them: EXPERIMENTS=lightning_train/experiments/….yaml DATA=folder
 	$(call require,EXPERIMENTS DATA,$(example_ablation))
@@ -69,7 +68,7 @@ ablation: ## train variants and compare them: EXPERIMENTS=lightning_train/experi
 bench-train: ## photos a second beside the ceiling and the usual loop: CONFIG=….yaml DATA=folder
 	$(call require,CONFIG,$(example_train))
 	$(set_up) train
-	@$(VENV) -m benchmarks.training --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)') $(ARGS)
+	@$(VENV) -m benchmarks.training $(configured) $(ARGS)
 
 evaluate: ## score an archive: ARCHIVE=model_store/….mar DATA=folder SPLIT=train|val|test
 	$(call require,ARCHIVE DATA SPLIT,$(example_evaluate))

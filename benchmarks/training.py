@@ -19,6 +19,7 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_train.classifier import CarClassifier
 from lightning_train.cli import CarCLI
 from lightning_train.data import CarDataModule, Sample
+from lightning_train.user_errors import exit_code
 
 # After lightning_train, which makes them importable (its module torchvision_compat).
 # isort: split
@@ -88,11 +90,11 @@ def bench_training(
     model: CarClassifier,
     data: CarDataModule,
     make_trainer: Callable[..., pl.Trainer],
+    epoch: int,
     rounds: int = 3,
     steps: int = 20,
     warmup: int = 5,
     workers: int | None = None,
-    epoch: int | None = None,
 ) -> dict[str, Any]:
     """Measure the three loops in turn.
 
@@ -100,11 +102,11 @@ def bench_training(
         model: as configured.
         data: as configured.
         make_trainer: builds the configured trainer, with keyword arguments changed.
+        epoch: whose size and frozen stages are measured.
         rounds: turns of each loop.
         steps: measured steps of a turn.
         warmup: steps before them.
         workers: processes of the usual loop's DataLoader; by default one a core.
-        epoch: whose size and frozen stages are measured; by default the last one's.
 
     Returns:
         Photos a second of each loop (median of the rounds, and all of them), and the ratios.
@@ -112,8 +114,6 @@ def bench_training(
     workers = (torch.get_num_threads() if workers is None else workers) or 1
     speeds: dict[str, list[float]] = {"this loop": [], "ceiling": [], "usual loop": []}
     shape: tuple[int, ...] = ()
-    if epoch is None:
-        epoch = max(make_trainer().max_epochs or 1, 1) - 1
     for _ in range(rounds):
         clock = _Clock(warmup, steps, epoch)
         trainer = make_trainer(
@@ -301,20 +301,22 @@ def main() -> None:
     parser.add_argument("--epoch", type=int, help="whose size is measured (the last)")
     parser.add_argument("--out", type=Path, default=_OUT, help=f"folder of the results ({_OUT})")
     options, settings = parser.parse_known_args()
+    if min(options.rounds, options.steps, options.warmup) < 1:
+        parser.error("--rounds, --steps and --warmup are at least 1")
     with TemporaryDirectory() as logs:  # the loggers log as ever, but nobody will read it
         cli = CarCLI(["fit", *settings], run=False)
         result = bench_training(
             cli.model,
             cli.datamodule,
             partial(cli.instantiate_trainer, default_root_dir=logs),
+            max(cli.trainer.max_epochs or 1, 1) - 1 if options.epoch is None else options.epoch,
             options.rounds,
             options.steps,
             options.warmup,
             options.workers,
-            options.epoch,
         )
     _write_results(result, options.out)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -26,7 +26,8 @@ from handler.preprocessing import Preprocessing
 from lightning_train.car_detector import fit_car_detector
 from lightning_train.data import Sample, load_crop, read_dataset
 from lightning_train.evaluation import metrics
-from lightning_train.evaluation.evaluate import other_photos, score
+from lightning_train.evaluation.evaluate import score
+from lightning_train.evaluation.outside import other_photos
 from lightning_train.evaluation.report import print_figures
 from lightning_train.export import export_openvino, float_logits, load_classifier, quantize
 from lightning_train.model_card import model_card
@@ -66,9 +67,7 @@ def archive(
     """
     recipe_text = recipe.read_text(encoding="utf-8") if recipe else None
     model = load_classifier(checkpoint)
-    preprocessing = Preprocessing(
-        model.hparams["size"], tuple(model.hparams["mean"]), tuple(model.hparams["std"])
-    )
+    preprocessing = model.preprocessing
     train, val = read_dataset(data, "train"), read_dataset(data, "val")
     names = [label.label for label in val.labels]
     if names != model.hparams["class_names"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from handler.preprocessing import Preprocessing
 from lightning_train.data import Batch
 from lightning_train.distillation import Distillation
 from lightning_train.losses import CrossEntropy, Loss
@@ -95,6 +96,13 @@ class CarClassifier(pl.LightningModule):
         self.test_metrics = accuracies.clone(prefix="test/")
         # Convolutions run about 1.5 times faster with channels last, on CPU and GPU alike.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What makes the network's input of a photo."""
+        return Preprocessing(
+            self.hparams["size"], tuple(self.hparams["mean"]), tuple(self.hparams["std"])
+        )
 
     def normalize(self, images: Tensor) -> Tensor:
         """Network input from pixels [N, 3, H, W], uint8 0…255 or float 0…1."""

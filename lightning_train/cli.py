@@ -17,24 +17,19 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from lightning_train.classifier import CarClassifier
 from lightning_train.config_errors import SettingsError, explain
 from lightning_train.data import CarDataModule
 from lightning_train.defaults import with_defaults
 from lightning_train.resuming import check_checkpoint, read_checkpoint, resume_command
-from lightning_train.user_errors import user_message
+from lightning_train.user_errors import exit_code
 
 __all__ = ["CarCLI", "main"]
 
 _PROGRAM = "python -m lightning_train"
 # Of Lightning, and nothing that a user could change.
-_KNOWN_WARNINGS = (
-    r".*isinstance\(treespec, LeafSpec\)",
-    "You have overridden `on_after_batch_transfer` in `LightningModule`",
-)
+_KNOWN_WARNING = r".*isinstance\(treespec, LeafSpec\)"
 
 
 @dataclass(frozen=True)
@@ -371,24 +366,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         meant = f"error: no command {command}: did you mean {close[0]}?" if close else _usage()
         print(meant, file=sys.stderr)
         return 2
-    for known in _KNOWN_WARNINGS:
-        warnings.filterwarnings("ignore", message=known)
-    try:
-        _COMMANDS[command].run(arguments)
-    except KeyboardInterrupt:
-        return 130
-    except SIGTERMException:
-        return 143
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # what Lightning makes of it
-            return 130
-        raise
-    except Exception as error:
-        if (message := user_message(error)) is None:
-            raise
-        rank = getattr(rank_zero_only, "rank", 0)
-        process = f"[process {rank}] " if rank else ""
-        said = [f"{process}error: {message}", *getattr(error, "__notes__", ())]
-        print("\n".join(said), file=sys.stderr)
-        return 2 if isinstance(error, SettingsError) else 1
-    return 0
+    warnings.filterwarnings("ignore", message=_KNOWN_WARNING)
+    return exit_code(partial(_COMMANDS[command].run, arguments))

@@ -71,7 +71,6 @@ class CyclicSchedule(Schedule):
         """torch's CyclicLR over this run's steps."""
         self._warn_of_an_unfinished_cycle(epochs)
         max_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        momentum = float(optimizer.defaults.get("momentum", 0.0))
         return CyclicLR(
             optimizer,
             base_lr=[lr * self.base_lr_fraction for lr in max_lrs],
@@ -80,9 +79,7 @@ class CyclicSchedule(Schedule):
             step_size_down=max(round(self.step_size_down * steps_per_epoch), 1),
             mode=self.mode,
             gamma=self.gamma ** (1 / steps_per_epoch),
-            cycle_momentum=momentum > 0,
-            base_momentum=min(self.base_momentum, momentum),
-            max_momentum=momentum,
+            **_momentum_cycle(optimizer, self.base_momentum),
         )
 
     def _warn_of_an_unfinished_cycle(self, epochs: float) -> None:
@@ -126,7 +123,6 @@ class OneCycleSchedule(Schedule):
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> OneCycleLR:
         """torch's OneCycleLR over this run's steps."""
-        momentum = float(optimizer.defaults.get("momentum", 0.0))
         return OneCycleLR(
             optimizer,
             max_lr=[float(group["lr"]) for group in optimizer.param_groups],
@@ -136,9 +132,7 @@ class OneCycleSchedule(Schedule):
             div_factor=1 / self.start_lr_fraction,
             final_div_factor=self.start_lr_fraction / self.end_lr_fraction,
             anneal_strategy=self.anneal,
-            cycle_momentum=momentum > 0,
-            base_momentum=min(self.base_momentum, momentum),
-            max_momentum=momentum,
+            **_momentum_cycle(optimizer, self.base_momentum),
         )
 
 
@@ -157,6 +151,16 @@ class CosineSchedule(Schedule):
         warmup = round(self.warmup_epochs * steps_per_epoch)
         steps = _total_steps(steps_per_epoch, epochs)
         return LambdaLR(optimizer, partial(_cosine, warmup=warmup, steps=steps))
+
+
+def _momentum_cycle(optimizer: Optimizer, base_momentum: float) -> dict[str, Any]:
+    """torch's settings for momentum that falls from the optimiser's own while the rate rises."""
+    momentum = float(optimizer.defaults.get("momentum", 0.0))
+    return {
+        "cycle_momentum": momentum > 0,
+        "base_momentum": min(base_momentum, momentum),
+        "max_momentum": momentum,
+    }
 
 
 def _total_steps(steps_per_epoch: int, epochs: float) -> int:

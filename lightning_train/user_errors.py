@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Callable
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from handler.errors import CarIdentifierError
 from lightning_train.callbacks.failures import is_disk_full
+from lightning_train.config_errors import SettingsError
 from lightning_train.data import DatasetError
 
-__all__ = ["user_message"]
+__all__ = ["exit_code", "user_message"]
 
 # A ValueError that these raise is a refusal of what they were given.
 _REFUSING = ("handler", "lightning_fabric", "lightning_train", "pytorch_lightning", "torch.optim")
+
+
+def exit_code(run: Callable[[], object]) -> int:
+    """Run a command; what the user can mend is said in a line on stderr, a bug keeps its traceback.
+
+    Returns:
+        0; 1 for what went wrong; 2 for wrong settings; 130 and 143 if Ctrl-C or SIGTERM ended it.
+    """
+    try:
+        run()
+    except KeyboardInterrupt:
+        return 130
+    except SIGTERMException:
+        return 143
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # what Lightning makes of it
+            return 130
+        raise
+    except Exception as error:
+        if (message := user_message(error)) is None:
+            raise
+        rank = getattr(rank_zero_only, "rank", 0)
+        process = f"[process {rank}] " if rank else ""
+        said = [f"{process}error: {message}", *getattr(error, "__notes__", ())]
+        print("\n".join(said), file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+    return 0
 
 
 def user_message(error: Exception) -> str | None:

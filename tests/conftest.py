@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from toy_cars import write_devkit
 
 # Before any test file imports pytorch_lightning, which pulls in torchvision: see its module
 # torchvision_compat.
@@ -29,3 +30,9 @@ def cars_data() -> Path:
     if not path.is_dir():
         pytest.fail(f"CARS_DATA={folder} is no folder: mend or unset it")
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty toy cars in the devkit layout, to be read only."""
+    return write_devkit(tmp_path_factory.mktemp("toy"))

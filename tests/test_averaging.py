@@ -14,7 +14,6 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_network import tiny_model
 from torch import Tensor
-from toy_cars import write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.callbacks import EMA, GeometricAugmentation, MixupAugmentation
@@ -22,11 +21,6 @@ from lightning_train.classifier import CarClassifier
 
 ROOT = Path(__file__).resolve().parent.parent
 State = dict[str, Tensor]
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 class Live(pl.Callback):

@@ -8,10 +8,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from toy_cars import write_devkit
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "gone.yaml"], "gone.yaml"),
+        (["--rounds", "0"], "--rounds, --steps and --warmup are at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_three_loops_are_measured_side_by_side(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from toy_cars import write_devkit
 from toy_recorder import Recorder
 from toy_training import toy_trainer
 
@@ -31,11 +30,6 @@ class CutOff(pl.Callback):
         if trainer.global_step == self.after:
             trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture

@@ -97,11 +97,6 @@ def test_classes_are_drawn_as_often_as_the_power_says(power: float, expected: li
 # --- subsets ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
-
-
 def photos_of(module: CarDataModule, split: str) -> list[str]:
     return [sample.path.name for sample in module.dataset(split).samples]  # type: ignore[arg-type]
 

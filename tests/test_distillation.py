@@ -7,17 +7,11 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from toy_cars import write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.data import CarDataModule
 from lightning_train.distillation import Distillation
 from lightning_train.schedules import CosineSchedule
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import torch
 from jsonargparse import ArgumentParser
 from pytorch_lightning.callbacks import ModelCheckpoint
 from tiny_network import STAGES, tiny_model
-from toy_cars import write_devkit
 from toy_training import toy_data, toy_trainer
 
 from lightning_train.callbacks import FreezeStages
@@ -21,11 +20,6 @@ from lightning_train.classifier import CarClassifier
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = "head"
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 class Changes(pl.Callback):

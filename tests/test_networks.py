@@ -7,15 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
-from toy_cars import write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.networks import NETWORKS, build_network
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from toy_cars import write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.schedules import (
@@ -136,11 +135,6 @@ class Rates(pl.Callback):
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         self.values.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 def test_the_rate_moves_within_an_epoch(toy_root: Path, tmp_path: Path) -> None:

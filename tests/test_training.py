@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
-from toy_cars import TOY_CLASSES, write_class_folders, write_devkit
+from toy_cars import TOY_CLASSES, write_class_folders
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.callbacks import (
@@ -20,11 +20,6 @@ from lightning_train.callbacks import (
 from lightning_train.data import CarDataModule
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_devkit(tmp_path_factory.mktemp("toy"))
 
 
 def test_a_network_learns_to_tell_the_toy_cars_apart(toy_root: Path, tmp_path: Path) -> None:

@@ -80,10 +80,6 @@ class RunReport(pl.Callback):
         """Forget an earlier pass."""
         self._batches.clear()
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget an earlier pass."""
-        self._batches.clear()
-
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -97,17 +93,8 @@ class RunReport(pl.Callback):
         if isinstance(outputs, Tensor) and not _is_trial(trainer):
             self._batches.append((outputs.detach(), batch["label"]))
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the logits, as in validation."""
-        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remember the pass if it is the best of the fit; report it if there is no fit."""

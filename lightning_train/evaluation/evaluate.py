@@ -20,11 +20,11 @@ from handler.manifest import ModelManifest
 from lightning_train.data import CarDataset, DatasetError, Sample, Split, load_crop, read_dataset
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.folder import Subject, write_report
-from lightning_train.evaluation.outside import other_photos, outside_photos
+from lightning_train.evaluation.outside import outside_photos
 from lightning_train.evaluation.report import print_figures
 from lightning_train.evaluation.result import Evaluation, PhotoScores, Temperature
 
-__all__ = ["evaluate", "other_photos", "score"]
+__all__ = ["evaluate", "score"]
 
 _BATCH = 8
 
