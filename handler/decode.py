@@ -5,41 +5,45 @@ Nothing here changes Pillow's global settings, so any number of threads may deco
 
 from __future__ import annotations
 
-import io
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-import pillow_heif
-from PIL import ExifTags, Image
+from PIL import Image
 
+from handler.colour import to_srgb
 from handler.errors import (
     ImageMissingError,
     ImageTooLargeError,
     ImageUnreadableError,
+    InvalidOptionError,
     PhotoError,
-    UnsupportedImageTypeError,
 )
+from handler.formats import ACCEPTED, Format, sniff_format
+from handler.header import read_header
+from handler.region import Box
 
-__all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodedPhoto", "decode_photo"]
+__all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodedPhoto", "OpenPhoto", "decode_photo", "open_photo"]
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 100_000_000
 
-# A photo is decoded at no less than this many times the network's size: below that, the resize that
-# follows has too few pixels to average and the input differs from what training saw.
-_OVERSAMPLING = 2
-# A JPEG may repeat its scans without end, and libjpeg goes over every pixel for each: 1 MB keeps a
-# core busy for half a minute. Photos have a dozen scans, an embedded preview as many again.
-_MAX_JPEG_SCANS = 100
-_START_OF_SCAN = b"\xff\xda"
+# A photo is decoded at no less than this many times the network's size, so that the resize that
+# follows still has pixels to average. Measured: from 1.25 on, logits of 12-megapixel JPEGs differ
+# from those of full decoding no more than between two such factors, and as much as between two
+# qualities of JPEG; at 1.5 the usual 4032×3024 comes at 1/8.
+_OVERSAMPLING = 1.5
 
 # Shorter sides of less than this share of the network's size get a warning.
 _TINY = 0.5
 
-_ACCEPTED = "Send a JPEG, PNG, WebP or HEIC photo."
-
-# Adds HEIF to the formats that Pillow knows; a second call changes nothing.
-pillow_heif.register_heif_opener()
+# Photos that take more than this are decoded one at a time, whatever the number of threads. The
+# worst that is allowed, a WebP image of 100 megapixels, takes 1.6 GB.
+_HEAVY_BYTES = 256 * 2**20
+_one_heavy_photo = threading.Lock()
+# Pixels that are converted at a time where a whole photo of another mode would take its size again.
+_STRIP_PIXELS = 2**20
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,114 +58,160 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class DecodedPhoto:
-    """A photo that can be looked at.
+    """A photo, or a part of one, that can be looked at.
 
     Attributes:
-        image: RGB, 8 bits a channel, upright; a big photo comes at a reduced size.
+        image: RGB, 8 bits a channel, upright; of a big photo at a reduced size.
+        size: width and height of the whole upright photo in pixels.
+        box: the part of the photo that `image` shows.
         warnings: what the sender should know about the photo, in whole sentences.
     """
 
     image: Image.Image
+    size: tuple[int, int]
+    box: Box
     warnings: tuple[str, ...] = ()
 
 
-def decode_photo(data: bytes | bytearray, *, min_side: int) -> DecodedPhoto:
-    """Decode one photo.
+def decode_photo(data: bytes | bytearray, *, min_side: int, box: Box | None = None) -> DecodedPhoto:
+    """Decode one photo, or a part of it.
 
     Args:
         data: the file as it was sent; its name and declared content type play no part.
-        min_side: side of the network's input in pixels. A bigger photo may be decoded at a reduced
-            size, but neither side falls under twice this.
+        min_side: side of the network's input in pixels. What is bigger may be decoded at a reduced
+            size, but neither side falls under 1.5 times this.
+        box: the part to return, in pixels of the upright photo, clipped to it; None for the whole.
 
     Raises:
-        PhotoError: whatever is wrong with `data`; nothing else is ever raised.
+        PhotoError: whatever is wrong with `data` or `box`; nothing else is ever raised.
     """
+    return open_photo(data, min_side=min_side, box=box).decode()
+
+
+def open_photo(data: bytes | bytearray, *, min_side: int, box: Box | None = None) -> OpenPhoto:
+    """Read a photo's header only; arguments and errors are those of `decode_photo`."""
     if not data:
-        raise ImageMissingError(f"The image is empty. {_ACCEPTED}")
+        raise ImageMissingError(f"The image is empty. {ACCEPTED}")
     if len(data) > MAX_BYTES:
         raise ImageTooLargeError(
             f"The photo has more than {MAX_BYTES // 2**20} MB. Send it smaller or more compressed."
         )
-    image_format = _sniff_format(data)
-    if image_format == "JPEG" and data.count(_START_OF_SCAN) > _MAX_JPEG_SCANS:
-        raise ImageUnreadableError(
-            f"The JPEG image has more than {_MAX_JPEG_SCANS} scans. Save it as a baseline JPEG."
+    image_format = sniff_format(data)
+    with _Unreadable(image_format):
+        return OpenPhoto(data, image_format, min_side, box)
+
+
+class OpenPhoto:
+    """A photo whose header was read.
+
+    Attributes:
+        size: width and height of the whole upright photo in pixels.
+        box: the part of it that will be decoded.
+        is_heavy: whether decoding takes so much memory that this photo waits for others like it,
+            and lighter ones should go first.
+    """
+
+    def __init__(
+        self, data: bytes | bytearray, image_format: Format, min_side: int, box: Box | None
+    ) -> None:
+        header = read_header(data, image_format)
+        _refuse_too_many_pixels(header.size)
+        self._format: Format = image_format
+        self._header = header
+        self._min_side = min_side
+        width, height = header.size
+        self.size = (height, width) if header.orientation >= 5 else (width, height)
+        self.box = _clip(box, self.size)
+        self._warnings = self._find_warnings(whole=box is None)
+        shrink = self._shrink(self.box)
+        self._scale = next((scale for scale in (8, 4, 2) if scale <= shrink), 1)
+        per_pixel = header.bytes_per_pixel + header.reduced_bytes_per_pixel / self._scale**2
+        self.is_heavy = width * height * per_pixel > _HEAVY_BYTES
+
+    def decode(self) -> DecodedPhoto:
+        """Decode it.
+
+        Raises:
+            PhotoError: its pixels can't be read.
+        """
+        with _Unreadable(self._format), _one_heavy_photo if self.is_heavy else nullcontext():
+            return DecodedPhoto(self._upright_rgb(), self.size, self.box, self._warnings)
+
+    def _upright_rgb(self) -> Image.Image:
+        header = self._header
+        with header.open(self._scale) as file:
+            file.load()
+            _refuse_too_many_pixels(file.size)  # it need not be as the header said
+            area = self.box.before_turning(*self.size, header.orientation)
+            area = area.scaled(header.size, file.size)
+            image = _part(file, area, max(1, int(self._shrink(area))))
+        image = to_srgb(image, header.icc_profile)
+        transpose = _UPRIGHT.get(header.orientation)
+        return image if transpose is None else image.transpose(transpose)
+
+    def _shrink(self, area: Box) -> float:
+        """How many times smaller the network may see a part of a photo."""
+        return min(area.width, area.height) / (_OVERSAMPLING * self._min_side)
+
+    def _find_warnings(self, *, whole: bool) -> tuple[str, ...]:
+        warnings = []
+        if self._header.is_animated:
+            warnings.append("The image is animated: only its first frame was looked at.")
+        if min(self.box.width, self.box.height) < _TINY * self._min_side:
+            warnings.append(
+                f"The {'photo' if whole else 'part of the photo that was asked for'} has only "
+                f"{self.box.width}×{self.box.height} pixels: a shorter side of {self._min_side} "
+                "or more makes the answer more reliable."
+            )
+        return tuple(warnings)
+
+
+def _clip(box: Box | None, size: tuple[int, int]) -> Box:
+    if box is None:
+        return Box(0, 0, *size)
+    clipped = box.clipped(*size)
+    if clipped is None:
+        raise InvalidOptionError(
+            f"The box lies outside the photo, which has {size[0]}×{size[1]} pixels (as it is shown "
+            "upright)."
         )
-    try:
-        return _decode(data, image_format, min_side)
-    except PhotoError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels() from error
-    # Damaged files make decoders raise nearly anything (struct.error, KeyError, OverflowError, …).
-    except Exception as error:
-        raise ImageUnreadableError(
-            f"The {image_format} image is damaged or incomplete. Send the original file again."
-        ) from error
+    return clipped
 
 
-def _decode(data: bytes | bytearray, image_format: str, min_side: int) -> DecodedPhoto:
-    enough = _OVERSAMPLING * min_side
-    # Only the header is read here: pixels wait for load().
-    with Image.open(io.BytesIO(data), formats=[image_format]) as file:
-        width, height = file.size
-        if width * height > MAX_PIXELS:
-            raise _too_many_pixels()
-        warnings = _warnings(file, min_side)
-        # libjpeg then decodes at 1/2, 1/4 or 1/8 size; other formats ignore it.
-        file.draft("RGB", (enough, enough))
-        file.load()
-        image = _to_8_bit(file)
-        factor = min(image.size) // enough
-        if factor > 1:
-            image = image.reduce(factor)
-        image = _to_rgb(image)
-        transpose = _UPRIGHT.get(_orientation(file))
-        return DecodedPhoto(
-            image.transpose(transpose) if transpose is not None else image, warnings
-        )
+def _part(image: Image.Image, area: Box, factor: int) -> Image.Image:
+    """A part of an image of any mode as RGB or CMYK, each side divided by `factor`."""
+    corners = (area.left, area.top, area.right, area.bottom)
+    if factor == 1:
+        is_whole = corners == (0, 0, *image.size)
+        return _flat(image if is_whole else image.crop(corners))
+    if image.mode in ("RGB", "CMYK", "L") and not image.has_transparency_data:
+        return _flat(image.reduce(factor, corners))
+    size = (-(-area.width // factor), -(-area.height // factor))
+    reduced = Image.new("RGB", size)
+    rows = factor * max(1, _STRIP_PIXELS // (factor * area.width))
+    for top in range(area.top, area.bottom, rows):
+        bottom = min(top + rows, area.bottom)
+        strip = _flat(image.crop((area.left, top, area.right, bottom)))
+        reduced.paste(strip.reduce(factor), (0, (top - area.top) // factor))
+    return reduced
 
 
-def _warnings(file: Image.Image, min_side: int) -> tuple[str, ...]:
-    warnings = []
-    # A HEIC or multi-picture JPEG may hold several images too, but its first is the photo.
-    if file.format in ("PNG", "WEBP") and getattr(file, "is_animated", False):
-        warnings.append("The image is animated: only its first frame was looked at.")
-    width, height = file.size
-    if min(width, height) < _TINY * min_side:
-        warnings.append(
-            f"The photo has only {width}×{height} pixels: "
-            f"a shorter side of {min_side} or more makes the answer more reliable."
-        )
-    return tuple(warnings)
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Bring the modes that can't be averaged (16 bits, palette, 1 bit) to ones that can."""
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB or CMYK of an image of any mode."""
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey to 255 when converting, which turns most photos white.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
-        return image if image.mode == "RGBA" else image.convert("RGBA")
-    return image.convert("RGB") if image.mode in ("1", "P") else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGBA":
         # What is see-through was cut out, as in a product shot, which is mostly shown on white; the
         # colours stored under it are arbitrary, often black.
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode in ("RGB", "CMYK") else image.convert("RGB")
 
 
-def _orientation(file: Image.Image) -> int:
-    """EXIF orientation 1-8; 1 (upright) where the photo does not say."""
-    try:
-        return int(file.getexif().get(ExifTags.Base.Orientation, 1))
-    # Broken metadata is no reason to refuse a photo whose pixels are fine.
-    except Exception:
-        return 1
+def _refuse_too_many_pixels(size: tuple[int, int]) -> None:
+    if size[0] * size[1] > MAX_PIXELS:
+        raise _too_many_pixels()
 
 
 def _too_many_pixels() -> ImageTooLargeError:
@@ -170,50 +220,20 @@ def _too_many_pixels() -> ImageTooLargeError:
     )
 
 
-_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
-_AVIF_BRANDS = {b"avif", b"avis"}
+class _Unreadable:
+    """Turns whatever a decoder raises within its `with` block into a `PhotoError`."""
 
-_OTHER_TYPES = (
-    (b"GIF8", "a GIF image"),
-    (b"II*\0", "a TIFF image"),
-    (b"MM\0*", "a TIFF image"),
-    (b"BM", "a BMP image"),
-    (b"%PDF", "a PDF document"),
-    (b"\xff\x0a", "a JPEG XL image"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
-)
+    def __init__(self, image_format: Format) -> None:
+        self._format = image_format
 
+    def __enter__(self) -> None:
+        pass
 
-def _sniff_format(data: bytes | bytearray) -> str:
-    """Pillow's name of the format that the first bytes announce.
-
-    Raises:
-        UnsupportedImageTypeError: they announce none of those that are read.
-    """
-    head = bytes(data[:256])
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "WEBP"
-    what = next((name for magic, name in _OTHER_TYPES if head.startswith(magic)), None)
-    if head[4:8] == b"ftyp":
-        brands = _brands(head)
-        if brands & _AVIF_BRANDS:
-            what = "an AVIF image"
-        elif brands & _HEIC_BRANDS or b"mif1" in brands:
-            return "HEIF"
-        else:
-            what = "a video or another file of the MP4 family"
-    raise UnsupportedImageTypeError(
-        f"This is {what}, which is not read. {_ACCEPTED}"
-        if what
-        else f"This is not an image of a type that is read. {_ACCEPTED}"
-    )
-
-
-def _brands(head: bytes) -> set[bytes]:
-    """The brands in the `ftyp` box that opens an ISO media file (HEIC, AVIF, MP4)."""
-    end = min(int.from_bytes(head[:4], "big"), len(head))
-    return {head[8:12], *(head[i : i + 4] for i in range(16, end, 4))}
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Image.DecompressionBombError):
+            raise _too_many_pixels() from error
+        # Damaged files make decoders raise nearly anything (struct.error, KeyError, …).
+        if isinstance(error, Exception) and not isinstance(error, PhotoError):
+            raise ImageUnreadableError(
+                f"The {self._format} image is damaged or incomplete. Send the original file again."
+            ) from error

@@ -7,14 +7,15 @@
         ├── ImageTooLargeError        413 image_too_large
         ├── UnsupportedImageTypeError 415 unsupported_image_type
         ├── ImageUnreadableError      422 image_unreadable
-        └── InvalidOptionError        422 invalid_option
+        ├── InvalidOptionError        422 invalid_option
+        └── PhotoTimeoutError         504 timeout
 
 A `PhotoError` is the answer to one photo: it never touches the others of its batch.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "ArchiveError",
@@ -24,6 +25,7 @@ __all__ = [
     "ImageUnreadableError",
     "InvalidOptionError",
     "PhotoError",
+    "PhotoTimeoutError",
     "UnsupportedImageTypeError",
 ]
 
@@ -51,6 +53,16 @@ class PhotoError(CarIdentifierError):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def detached(self) -> Self:
+        """Itself, without the traceback: for an error that is kept as an answer.
+
+        A traceback holds the frames it came through, with all their variables: the photos of the
+        batch, and the very list that the error is put into. Such a circle is freed by nothing but
+        Python's garbage collector, which comes by after thousands of photos.
+        """
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+        return self
 
     def to_json(self, request_id: str | None = None) -> dict[str, Any]:
         """The error of the public contract, as plain data."""
@@ -93,3 +105,10 @@ class InvalidOptionError(PhotoError):
 
     code = "invalid_option"
     status = 422
+
+
+class PhotoTimeoutError(PhotoError):
+    """The photo's turn did not come in time: others of its batch took too long to decode."""
+
+    code = "timeout"
+    status = 504

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import struct
-import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from factories import BLUE, RED, encode, picture
 from PIL import ExifTags, Image, ImageFile
 
+from benchmarks.hostile_photos import png
 from handler.decode import MAX_BYTES, decode_photo
 from handler.errors import (
     ImageMissingError,
@@ -140,13 +139,6 @@ def test_the_exif_orientation_is_applied(image_format: str, orientation: int) ->
     assert np.abs(difference).mean() < 6
 
 
-# Pillow tells the developer about broken metadata.
-corrupt_exif_is_fine = pytest.mark.filterwarnings(
-    "ignore:Corrupt EXIF data:UserWarning", "ignore:Tag data larger than file:UserWarning"
-)
-
-
-@corrupt_exif_is_fine
 @pytest.mark.parametrize(
     "exif",
     [
@@ -166,10 +158,6 @@ def test_an_impossible_orientation_is_ignored(orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     assert decode(encode(picture(RED), "JPEG", exif=exif)).size == (96, 64)
-
-
-def test_a_broken_colour_profile_does_not_cost_the_photo() -> None:
-    assert decode(encode(picture(RED), "JPEG", icc_profile=b"no profile")).size == (96, 64)
 
 
 def test_every_real_photo_is_read_without_a_warning(cars_data: Path) -> None:
@@ -212,14 +200,14 @@ def test_a_big_photo_is_judged_by_its_own_size_not_the_reduced_one() -> None:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(
-    "size", [(4000, 3000), (3000, 500), (450, 3000), (897, 900), (448, 448), (300, 200)]
+    "size", [(4000, 3000), (3000, 500), (450, 3000), (672, 700), (336, 336), (300, 200)]
 )
-def test_a_big_photo_comes_smaller_but_never_under_twice_the_network(
+def test_a_big_photo_comes_smaller_but_keeps_half_again_what_the_network_needs(
     size: tuple[int, int], image_format: str
 ) -> None:
     image = decode(encode(picture(RED, size), image_format), min_side=224)
-    assert min(image.size) >= min(448, *size)
-    assert min(image.size) < 2 * 448
+    assert min(image.size) >= min(336, *size)
+    assert min(image.size) < 2 * 336
     assert image.width / image.height == pytest.approx(size[0] / size[1], rel=0.02)
 
 
@@ -227,14 +215,6 @@ def test_a_big_photo_comes_smaller_but_never_under_twice_the_network(
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 def test_slivers_are_read(size: tuple[int, int], image_format: str) -> None:
     assert decode(encode(picture(RED, size), image_format), min_side=224).size == size
-
-
-def png(*chunks: tuple[bytes, bytes]) -> bytes:
-    body = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks
-    )
-    return b"\x89PNG\r\n\x1a\n" + body
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -257,10 +237,8 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(
         pytest.fail("the bomb was decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ImageTooLargeError, match="100 million pixels") as error:
-            decode(png_header(width, height))
+    with pytest.raises(ImageTooLargeError, match="100 million pixels") as error:
+        decode(png_header(width, height))
     assert (error.value.code, error.value.status) == ("image_too_large", 413)
 
 
@@ -269,17 +247,6 @@ def test_more_than_20_mb_is_refused() -> None:
     assert decode(data + bytes(MAX_BYTES - len(data))).size == (96, 64)
     with pytest.raises(ImageTooLargeError, match="20 MB"):
         decode(data + bytes(MAX_BYTES - len(data) + 1))
-
-
-def test_a_jpeg_that_repeats_its_scans_without_end_is_refused() -> None:
-    data = encode(picture(RED), progressive=True)
-    assert decode(data).size == (96, 64)
-    last = data.rindex(b"\xff\xda")
-    scan = data[last:-2]  # up to the end-of-image marker
-    # A good many scans, previews included, are still a photo.
-    assert decode(data[:-2] + 50 * scan + data[-2:]).size == (96, 64)
-    with pytest.raises(ImageUnreadableError, match="more than 100 scans"):
-        decode(data[:-2] + 1000 * scan + data[-2:])
 
 
 # --- what is refused -------------------------------------------------------------------------
@@ -343,27 +310,6 @@ def test_a_truncated_image_is_unreadable(image_format: str, share: float) -> Non
 def test_a_good_beginning_with_nothing_behind_is_unreadable(data: bytes) -> None:
     with pytest.raises(ImageUnreadableError):
         decode(data)
-
-
-@corrupt_exif_is_fine
-@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "HEIF"])
-def test_no_mutation_of_a_file_raises_anything_but_a_photo_error(image_format: str) -> None:
-    rng = random.Random(image_format)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    original = encode(photo_like((80, 60)), image_format, exif=exif)
-    refused = 0
-    for _ in range(150):
-        data = bytearray(original)
-        for _ in range(rng.choice([1, 4, 32])):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        if rng.random() < 0.3:
-            del data[rng.randrange(len(data)) :]
-        try:
-            decode(bytes(data))
-        except PhotoError:
-            refused += 1
-    assert refused > 0
 
 
 def test_threads_decode_side_by_side_and_pillow_is_left_as_it_was() -> None:
