@@ -86,17 +86,31 @@ class OpenVinoEngine:
         return EngineOutput(results[self._logits], results[self._feature_map])
 
 
-def load_engine(name: str, directory: Path, threads: int | None = None) -> Engine:
+def load_engine(
+    name: str, directory: Path, threads: int | None = None, device: str | None = None
+) -> Engine:
     """Load the engine that an archive names.
 
     Args:
         name: the manifest's `engine`.
         directory: the unpacked archive.
         threads: how many CPU threads to use; None for the engine's own choice.
+        device: `cpu`, `cuda` or `cuda:N`; None or `auto` for the best that the engine can use here.
 
     Raises:
-        ArchiveError: the engine is unknown here, or the model can't be loaded.
+        ArchiveError: the engine is unknown here, the device is none of its, or the model can't be
+            loaded.
     """
     if name == "openvino":
+        if device not in (None, "auto", "cpu"):
+            raise ArchiveError(
+                f"this archive's engine runs on the CPU, not on {device}: for a GPU, build one "
+                "with make archive ENGINE=torch"
+            )
         return OpenVinoEngine(directory / "model.xml", threads)
-    raise ArchiveError(f"model.json asks for engine {name!r}; this handler has: openvino")
+    if name == "torch":
+        # Seconds to import, and not installed everywhere: so only where it is used.
+        from handler.torch_engine import TorchEngine
+
+        return TorchEngine(directory / "model.pt2", threads, device)
+    raise ArchiveError(f"model.json asks for engine {name!r}; this handler has: openvino, torch")

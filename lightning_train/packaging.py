@@ -1,0 +1,74 @@
+"""From a folder of model files to a .mar: the handler's own code goes in beside the model."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import handler
+
+__all__ = ["MODEL_NAME", "package"]
+
+MODEL_NAME = "car_identifier"
+_HANDLER = Path(handler.__file__).parent
+
+
+def package(
+    content: Path, model_file: str, version: str, out: Path, device: Literal["cpu", "gpu"] = "cpu"
+) -> None:
+    """Run torch-model-archiver over a folder.
+
+    Args:
+        content: everything the archive shall hold but the handler; left as it is.
+        model_file: the file in it that TorchServe calls the serialized one.
+        version: version of the archive.
+        out: the .mar to write. It is moved into place whole: a server that starts meanwhile sees
+            the old archive or the new.
+        device: `deviceType` of the archive's model-config.yaml.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        extra_files = work / "extra"
+        shutil.copytree(content, extra_files, ignore=shutil.ignore_patterns(model_file))
+        shutil.copytree(
+            _HANDLER,
+            extra_files / "handler",
+            ignore=shutil.ignore_patterns(
+                "__pycache__", "torchserve_handler.py", "model-config.yaml"
+            ),
+        )
+        _write_config(work / "model-config.yaml", device)
+        subprocess.run(  # noqa: S603  (our own arguments)
+            [
+                *(sys.executable, "-c"),
+                "from model_archiver.model_packaging import generate_model_archive as run; run()",
+                *("--model-name", MODEL_NAME, "--version", version),
+                *("--serialized-file", str(content / model_file)),
+                *("--handler", str(_HANDLER / "torchserve_handler.py")),
+                *("--config-file", str(work / "model-config.yaml")),
+                *("--extra-files", str(extra_files)),
+                *("--export-path", str(work)),
+            ],
+            check=True,
+            # It works in $TMPDIR/MODEL_NAME, which two builds at a time must not share.
+            env={**os.environ, "TMPDIR": str(work)},
+        )
+        out.parent.mkdir(parents=True, exist_ok=True)
+        staged = out.with_suffix(".mar.new")
+        shutil.copyfile(work / f"{MODEL_NAME}.mar", staged)
+        staged.replace(out)
+
+
+def _write_config(path: Path, device: str) -> None:
+    """The handler's TorchServe settings, comments and all, for this device."""
+    config = (_HANDLER / "model-config.yaml").read_text(encoding="utf-8")
+    config, changed = re.subn(r"(?m)^deviceType: cpu\b", f"deviceType: {device}", config)
+    if changed != 1:
+        raise RuntimeError("handler/model-config.yaml has no line 'deviceType: cpu'")
+    path.write_text(config, encoding="utf-8")
