@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -104,10 +105,12 @@ def serve(options: Options, java_home: Path, temporary: Path, stop: StopRequest)
 
 
 def start_torchserve(options: Options, java_home: Path, temporary: Path) -> ProcessGroup:
-    """Start TorchServe in the run directory, with the repository's config.properties."""
+    """Start TorchServe in the run directory, with the repository's configuration."""
     properties = options.run_dir / "config.properties"
     source = (ROOT / "config.properties").read_text("utf-8")
     properties.write_text(effective_properties(source, options), "utf-8")
+    # Beside it, as in the repository: the path in config.properties is relative.
+    shutil.copyfile(ROOT / "metrics.yaml", options.run_dir / "metrics.yaml")
     path = [str(Path(sys.executable).parent), str(java_home / "bin"), os.environ.get("PATH", "")]
     return ProcessGroup(
         "TorchServe",

@@ -20,6 +20,7 @@ __all__ = [
     "Prediction",
     "Readiness",
     "RefusedPhoto",
+    "Region",
     "Results",
 ]
 
@@ -41,12 +42,20 @@ _RUNNER_UP: dict[str, JsonValue] = {
     "label": "Audi TT RS Coupe 2012",
     "class_id": 24,
 }
+_REGION: dict[str, JsonValue] = {
+    "left": 412,
+    "top": 655,
+    "right": 2390,
+    "bottom": 1710,
+    "source": "found",
+}
 _ANSWER: dict[str, JsonValue] = {
     **_CAR,
     "confidence": 0.93,
     "make_confidence": 0.97,
     "verdict": "identified",
     "predictions": [{**_CAR, "confidence": 0.93}, {**_RUNNER_UP, "confidence": 0.02}],
+    "region": _REGION,
     "warnings": [],
     "model_version": "1.0",
     "request_id": EXAMPLE_REQUEST_ID,
@@ -87,6 +96,21 @@ class Prediction(Car):
     confidence: float = Field(ge=0, le=1, description="Calibrated probability.")
 
 
+class Region(_Answered):
+    """A rectangle in pixels of the upright photo at its full size."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_REGION]})
+
+    left: int = Field(ge=0, description="First column.")
+    top: int = Field(ge=0, description="First row.")
+    right: int = Field(ge=1, description="The column after the last.")
+    bottom: int = Field(ge=1, description="The row after the last.")
+    source: Literal["photo", "box", "found"] = Field(
+        description="`photo`: it is the whole photo. `box`: its sender chose it. `found`: it is "
+        "where the car was found."
+    )
+
+
 class Answer(Prediction):
     """What is known about one photo; its own fields are those of the likeliest prediction."""
 
@@ -102,6 +126,7 @@ class Answer(Prediction):
     predictions: list[Prediction] = Field(
         min_length=1, description="The likeliest `top_k`, best first."
     )
+    region: Region = Field(description="The part of the photo that was read.")
     warnings: list[str] = Field(description="What to know about this photo or this answer.")
     model_version: str
     request_id: str | None

@@ -14,7 +14,8 @@ from pathlib import Path
 from handler.answer import Answer
 from handler.archive import extract_archive
 from handler.errors import ArchiveError, InvalidOptionError
-from handler.identifier import CarIdentifier, Options
+from handler.identifier import CarIdentifier
+from handler.options import Options
 
 _BUNDLED = Path("model_store/car_identifier.mar")
 
@@ -27,10 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO")
     parser.add_argument("--archive", type=Path, default=_BUNDLED, help="default: %(default)s")
     parser.add_argument("--top-k", default="5", help="predictions per photo, default: %(default)s")
+    parser.add_argument("--box", help="left,top,right,bottom of the car in pixels")
+    parser.add_argument("--explain", action="store_true", help="say where the network looked")
     parser.add_argument("--threads", type=int, help="CPU threads, default: all cores")
     args = parser.parse_args(arguments)
     try:
-        options = Options.parse(top_k=args.top_k)
+        explain = "true" if args.explain else None
+        options = Options.parse(top_k=args.top_k, box=args.box, explain=explain)
         with extract_archive(args.archive) as directory:
             identifier = CarIdentifier.from_directory(directory, args.threads)
             answered = [_identify(identifier, path, options) for path in args.photos]

@@ -9,15 +9,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from handler.heatmap import Heatmap
+from handler.known import softmax
 from handler.labels import CarLabel
 from handler.manifest import ModelManifest
+from handler.reader import Source
+from handler.region import Box
 
-__all__ = ["Answer", "Prediction", "Verdict", "build_answer", "verdict_of"]
+__all__ = ["Answer", "Prediction", "Region", "Verdict", "build_answer", "verdict_of"]
 
 Verdict = Literal["identified", "uncertain", "not_a_car"]
 
 # Two models closer than this (as a ratio of confidences) are told apart by chance.
 _EQUALLY_LIKELY = 0.8
+# Of a photo whose car fills less than this share of it, little is left to read.
+_SMALL_PART = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,30 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """The part of the photo that was read.
+
+    Attributes:
+        box: the part, in pixels of the upright photo.
+        source: who chose it.
+        size: of the whole photo, (width, height).
+    """
+
+    box: Box
+    source: Source
+    size: tuple[int, int]
+
+    @property
+    def share(self) -> float:
+        """Of the photo's area, 0…1."""
+        return self.box.width * self.box.height / (self.size[0] * self.size[1])
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+        return {**asdict(self.box), "source": self.source}
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What is known about one photo.
 
@@ -47,32 +77,38 @@ class Answer:
         predictions: the likeliest classes, best first; never empty.
         make_confidence: summed confidence of all classes of the first prediction's make, 0…1.
         verdict: whether to believe the first prediction.
+        region: the part of the photo that was read.
         model_version: version of the model that answered.
         request_id: the request's id, if it had one.
         warnings: what the sender should know, in whole sentences.
         timing_ms: stage → milliseconds.
+        heatmap: where the network saw the first prediction, if that was asked for.
     """
 
     predictions: tuple[Prediction, ...]
     make_confidence: float
     verdict: Verdict
+    region: Region
     model_version: str
     request_id: str | None
     warnings: tuple[str, ...]
     timing_ms: Mapping[str, float]
+    heatmap: Heatmap | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The answer of the public contract, as plain data."""
-        return {
+        answer = {
             **self.predictions[0].to_json(),
             "make_confidence": round(self.make_confidence, 4),
             "verdict": self.verdict,
             "predictions": [prediction.to_json() for prediction in self.predictions],
+            "region": self.region.to_json(),
             "warnings": list(self.warnings),
             "model_version": self.model_version,
             "request_id": self.request_id,
             "timing_ms": {stage: round(ms, 1) for stage, ms in self.timing_ms.items()},
         }
+        return answer | ({"heatmap": self.heatmap.to_json()} if self.heatmap else {})
 
 
 def build_answer(
@@ -80,8 +116,9 @@ def build_answer(
     labels: Sequence[CarLabel],
     manifest: ModelManifest,
     *,
+    verdict: Verdict,
+    region: Region,
     top_k: int,
-    is_car: bool = True,
     request_id: str | None = None,
     warnings: Sequence[str] = (),
     timing_ms: Mapping[str, float] | None = None,
@@ -91,15 +128,15 @@ def build_answer(
     Args:
         logits: [C], raw scores in class order.
         labels: the C classes.
-        manifest: calibration and verdict thresholds.
+        manifest: calibration and version.
+        verdict: whether to believe the first prediction.
+        region: what was read.
         top_k: how many predictions to give, at least 1; more than C gives C.
-        is_car: what the car detector says; True where the archive has none.
         request_id: passed on.
         warnings: passed on, before those found here.
         timing_ms: passed on.
     """
-    scores = logits.astype(np.float64)
-    probabilities = _softmax(scores / manifest.temperature)
+    probabilities = softmax(logits.astype(np.float64) / manifest.temperature)
     best = np.argsort(-probabilities, kind="stable")[:top_k]
     predictions = tuple(Prediction(labels[i], float(probabilities[i])) for i in best)
     make = predictions[0].label.make
@@ -108,41 +145,45 @@ def build_answer(
         for label, probability in zip(labels, probabilities.tolist(), strict=True)
         if label.make == make
     )
-    verdict = verdict_of(is_car, predictions[0].confidence, manifest)
     return Answer(
         predictions=predictions,
         # Rounding errors of the sum must not show as a confidence over 1.
         make_confidence=min(make_confidence, 1.0),
         verdict=verdict,
+        region=region,
         model_version=manifest.version,
         request_id=request_id,
-        warnings=(*warnings, *_warnings(probabilities, labels, verdict)),
+        warnings=(*warnings, *_warnings(probabilities, labels, verdict, region)),
         timing_ms=dict(timing_ms or {}),
     )
 
 
-def verdict_of(is_car: bool, confidence: float, manifest: ModelManifest) -> Verdict:
-    """Whether to believe the likeliest class, given the car detector's word and its confidence."""
+def verdict_of(is_car: bool, is_known: bool) -> Verdict:
+    """Whether to believe the likeliest class, given what the detector and the known score say."""
     if not is_car:
         return "not_a_car"
-    return "uncertain" if confidence < manifest.min_confidence else "identified"
+    return "identified" if is_known else "uncertain"
 
 
 def _warnings(
-    probabilities: NDArray[np.float64], labels: Sequence[CarLabel], verdict: Verdict
+    probabilities: NDArray[np.float64],
+    labels: Sequence[CarLabel],
+    verdict: Verdict,
+    region: Region,
 ) -> list[str]:
     if verdict == "not_a_car":
         return []
+    warnings = []
+    if region.source == "found" and region.share < _SMALL_PART:
+        warnings.append(
+            f"The car fills only {max(region.share, 0.01):.0%} of the photo: "
+            "a photo cropped to it makes the answer more reliable."
+        )
     likely = np.argsort(-probabilities, kind="stable")
     likely = likely[probabilities[likely] >= _EQUALLY_LIKELY * probabilities[likely[0]]]
-    if len(likely) == 1:
-        return []
     if len(likely) > 3:
-        return [f"{len(likely)} models are about equally likely."]
-    return [" and ".join(labels[i].label for i in likely) + " are about equally likely."]
-
-
-def _softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    exponentials = np.exp(scores - scores.max())
-    probabilities: NDArray[np.float64] = exponentials / exponentials.sum()
-    return probabilities
+        warnings.append(f"{len(likely)} models are about equally likely.")
+    elif len(likely) > 1:
+        names = " and ".join(labels[i].label for i in likely)
+        warnings.append(f"{names} are about equally likely.")
+    return warnings

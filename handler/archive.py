@@ -1,4 +1,4 @@
-"""Reading a model archive (.mar) without TorchServe."""
+"""Reading a model archive (.mar), and what lies in it, without TorchServe."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from handler.errors import ArchiveError
 
-__all__ = ["extract_archive"]
+__all__ = ["extract_archive", "read_arrays"]
 
 
 @contextmanager
@@ -34,3 +38,16 @@ def extract_archive(path: str | Path) -> Iterator[Path]:
                 f"{path} is no complete archive ({error}): fetch or build it again"
             ) from error
         yield Path(directory)
+
+
+def read_arrays(path: Path, *names: str) -> tuple[NDArray[Any], ...]:
+    """Read arrays out of an .npz file.
+
+    Raises:
+        ArchiveError: the file is missing or damaged, or has no array of such a name.
+    """
+    try:
+        with np.load(path) as stored:
+            return tuple(stored[name] for name in names)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ArchiveError(f"can't read {path.name}: {error}") from error

@@ -6,14 +6,13 @@ can, since ImageNet taught them what vehicles look like.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handler.errors import ArchiveError
+from handler.archive import read_arrays
 
 __all__ = ["CarDetector"]
 
@@ -25,10 +24,13 @@ class CarDetector:
     Attributes:
         weights: [F].
         bias: the operating point is in it.
+        found_from: score from which on a part of a photo that the worker chose itself shows a car.
+            Stricter than 0: who looks at several parts must not believe the first that might.
     """
 
     weights: NDArray[np.float32]
     bias: float
+    found_from: float = 0.0
 
     def scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores [N] of features [N, F], a feature map's mean over height and width."""
@@ -37,7 +39,7 @@ class CarDetector:
 
     def write(self, path: str | Path) -> None:
         """Write a file that `read` reads back unchanged."""
-        np.savez(path, weights=self.weights, bias=self.bias)
+        np.savez(path, weights=self.weights, bias=self.bias, found_from=self.found_from)
 
     @classmethod
     def read(cls, path: str | Path) -> CarDetector:
@@ -46,9 +48,5 @@ class CarDetector:
         Raises:
             ArchiveError: the file is none.
         """
-        try:
-            with np.load(path) as stored:
-                weights, bias = stored["weights"], stored["bias"]
-                return cls(np.asarray(weights, np.float32).reshape(-1), float(bias))
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise ArchiveError(f"can't read {Path(path).name}: {error}") from error
+        weights, bias, found_from = read_arrays(Path(path), "weights", "bias", "found_from")
+        return cls(weights.astype(np.float32).reshape(-1), float(bias), float(found_from))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from handler.errors import ArchiveError
+from handler.known import KnownScore
 from handler.preprocessing import Preprocessing
 
 __all__ = ["ModelManifest"]
@@ -26,7 +27,7 @@ class ModelManifest:
         preprocessing: how a photo becomes network input.
         temperature: logits are divided by it before the softmax, so that confidence means what it
             says (Guo et al. 2017, arXiv 1706.04599).
-        min_confidence: calibrated top-1 confidence below this is `uncertain`.
+        known: tells `identified` from `uncertain`; has the same temperature.
         selfcheck_atol: how far the logits of the self-check may lie from the stored ones.
         metrics: how well the model does, free form.
         provenance: where it comes from, free form.
@@ -38,7 +39,7 @@ class ModelManifest:
     network: str
     preprocessing: Preprocessing
     temperature: float
-    min_confidence: float
+    known: KnownScore
     selfcheck_atol: float
     metrics: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +53,7 @@ class ModelManifest:
             "network": self.network,
             "preprocessing": self.preprocessing.to_dict(),
             "calibration": {"temperature": self.temperature},
-            "verdict": {"min_confidence": self.min_confidence},
+            "verdict": {"score": self.known.name, "threshold": self.known.threshold},
             "selfcheck": {"atol": self.selfcheck_atol},
             "metrics": dict(self.metrics),
             "provenance": dict(self.provenance),
@@ -66,14 +67,16 @@ class ModelManifest:
             ArchiveError: a key is missing or holds an impossible value.
         """
         try:
-            manifest = cls(
+            temperature = float(data["calibration"]["temperature"])
+            verdict = data["verdict"]
+            return cls(
                 name=str(data["name"]),
                 version=str(data["version"]),
                 engine=str(data["engine"]),
                 network=str(data["network"]),
                 preprocessing=Preprocessing.from_dict(data["preprocessing"]),
-                temperature=float(data["calibration"]["temperature"]),
-                min_confidence=float(data["verdict"]["min_confidence"]),
+                temperature=temperature,
+                known=KnownScore(str(verdict["score"]), temperature, float(verdict["threshold"])),
                 selfcheck_atol=float(data["selfcheck"]["atol"]),
                 metrics=dict(data.get("metrics", {})),
                 provenance=dict(data.get("provenance", {})),
@@ -84,9 +87,6 @@ class ModelManifest:
             raise ArchiveError(
                 f"model.json is invalid ({error}): build the archive again"
             ) from error
-        if not manifest.temperature > 0:
-            raise ArchiveError(f"model.json: temperature {manifest.temperature} is not positive")
-        return manifest
 
     @classmethod
     def read(cls, path: str | Path) -> ModelManifest:

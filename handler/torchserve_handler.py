@@ -9,13 +9,16 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from ts.context import Context
+from ts.metrics.caching_metric import CachingMetric
+from ts.metrics.metric_cache_errors import MetricsCacheKeyError
+from ts.metrics.metric_type_enum import MetricTypes
 
 # In an archive this file lies beside its own `handler` package. TorchServe puts the archive after
 # PYTHONPATH, so another `handler` installed there would answer with other code than was tested.
@@ -30,7 +33,9 @@ from handler.errors import (  # noqa: E402
     PhotoError,
     UnsupportedImageTypeError,
 )
-from handler.identifier import CarIdentifier, Options  # noqa: E402
+from handler.identifier import CarIdentifier  # noqa: E402
+from handler.options import OPTION_NAMES, Options  # noqa: E402
+from handler.telemetry import METRICS, Metric, log_line, observations  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -50,20 +55,24 @@ class CarIdentifierHandler:
     def initialize(self, context: Context) -> None:
         """Load the model and run its self-check.
 
-        `handler: {threads: N}` in model-config.yaml caps the engine's CPU threads. A broken archive
-        is logged in one line and ends the worker.
+        `handler: {threads: N}` in model-config.yaml caps the CPU threads of the engine and of
+        decoding. The engine runs on the GPU that TorchServe gives the worker, if it can use one. A
+        broken archive is logged in one line and ends the worker.
         """
         start = time.perf_counter()
         config = (context.model_yaml_config or {}).get("handler") or {}
         directory = context.system_properties["model_dir"]
         try:
-            self._identifier = CarIdentifier.from_directory(directory, config.get("threads"))
+            self._identifier = CarIdentifier.from_directory(
+                directory, config.get("threads"), _device(context)
+            )
         except ArchiveError as error:
             # TorchServe would bury an exception in a traceback at each of its retries, and after a
             # RuntimeError keep the broken version registered.
             logger.error("%s can't be served: %s", context.model_name, error)
             sys.exit(1)
         manifest = self._identifier.manifest
+        self._metrics = {metric: _find(metric, context) for metric in METRICS}
         logger.info(
             "%s %s is ready: %s on %s, %d classes, loaded and self-checked in %.1f s",
             manifest.name,
@@ -90,9 +99,7 @@ class CarIdentifierHandler:
                 sent = _sent_options(fields, headers)
                 if "request_id" in sent:
                     request_ids[index] = Options(request_id=sent["request_id"]).request_id
-                options[index] = Options.parse(
-                    top_k=sent.get("top_k"), request_id=request_ids[index]
-                )
+                options[index] = Options.parse(**{**sent, "request_id": request_ids[index]})
                 photos[index] = _photo(fields)
             except PhotoError as error:
                 replies[index] = error
@@ -101,6 +108,7 @@ class CarIdentifierHandler:
             list(photos.values()), [options[index] for index in photos]
         )
         replies.update(zip(photos, answers, strict=True))
+        self._record(replies, request_ids)
 
         bodies = []
         for index in range(len(data)):
@@ -116,6 +124,19 @@ class CarIdentifierHandler:
             bodies.append(json.dumps(body, ensure_ascii=False))
         return bodies
 
+    def _record(
+        self,
+        replies: Mapping[int, Answer | PhotoError | dict[str, Any]],
+        request_ids: Sequence[str | None],
+    ) -> None:
+        """Count and log the photos of a batch."""
+        results = {index: reply for index, reply in replies.items() if not isinstance(reply, dict)}
+        version = self._identifier.manifest.version
+        for metric, value, labels in observations(list(results.values())):
+            self._metrics[metric].add_or_update(value, [version, *labels])
+        for index, result in results.items():
+            logger.info(log_line(result, request_ids[index], len(results)))
+
     def describe_handle(self) -> dict[str, Any]:
         """What this version of the model knows, for the management API."""
         manifest = self._identifier.manifest
@@ -128,13 +149,32 @@ class CarIdentifierHandler:
         }
 
 
+def _find(metric: Metric, context: Context) -> CachingMetric:
+    """The metric as metrics.yaml declares it; made here if that file has none of ours."""
+    kind = MetricTypes(metric.kind)
+    try:
+        return context.metrics.get_metric(metric.name, kind)
+    except MetricsCacheKeyError:
+        labels = ["model_version", *metric.labels]
+        return context.metrics.add_metric_to_cache(metric.name, metric.unit, labels, kind)
+
+
+def _device(context: Context) -> str | None:
+    """Where TorchServe wants this worker to run; None leaves it to the engine."""
+    gpu = context.system_properties.get("gpu_id")
+    return None if gpu is None else f"cuda:{gpu}"
+
+
 def _sent_options(fields: Mapping[str, Any], headers: Mapping[str, Any]) -> dict[str, str]:
-    """The options in a request: multipart fields, or headers (`top_k`, `Top-K`, `X-Top-K`)."""
+    """The options in a request: multipart fields, or headers (`top_k`, `Top-K`, `X-Top-K`).
+
+    `explain` is also what TorchServe makes of the path `/explanations`; its batches mix the two.
+    """
     sent = {}
     # Fields come last and so win: TorchServe puts the content type of each among the headers.
     for name, value in (*headers.items(), *fields.items()):
         option = name.lower().replace("-", "_").removeprefix("x_")
-        if option in ("top_k", "request_id"):
+        if option in OPTION_NAMES:
             sent[option] = _text(value)
     return sent
 

@@ -243,7 +243,7 @@ def _show_augmentations(arguments: Sequence[str]) -> None:
 
 def _function(module: str, arguments: Sequence[str]) -> None:
     """Run a command that is a function of its options, of its own name in `module`."""
-    function = getattr(importlib.import_module(module), arguments[0])
+    function = getattr(importlib.import_module(module), arguments[0].replace("-", "_"))
     command = _COMMANDS[arguments[0]]
     parser = _Parser(
         prog=f"{_PROGRAM} {arguments[0]}",
@@ -294,6 +294,11 @@ _COMMANDS = {
         "Score a .mar through the worker's own code.",
         "evaluate --archive model_store/car_identifier.mar --data /path/to/data --split test",
         partial(_function, "lightning_train.evaluation.evaluate"),
+    ),
+    "show-explanations": _Command(
+        "Draw where an archive looks on photos.",
+        "show-explanations --archive model_store/car_identifier.mar --photos /path/to/photos",
+        partial(_function, "lightning_train.explanation_sheet"),
     ),
 }
 

@@ -14,7 +14,9 @@ from openvino import opset13 as ops
 from PIL import Image
 
 from handler.car_detector import CarDetector
+from handler.known import KnownScore
 from handler.labels import labels_from_names, write_labels
+from handler.locator import CarLocator
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
 
@@ -44,18 +46,21 @@ TINY_MANIFEST = ModelManifest(
     network="tiny",
     preprocessing=Preprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     temperature=1.0,
-    min_confidence=0.6,
+    known=KnownScore("max_probability", temperature=1.0, threshold=0.6),
     selfcheck_atol=1e-3,
     metrics={"top1": 1.0},
     provenance={"command": "tests/factories.py"},
 )
 
 
-# Positive for the four pictures above, negative for grey, whose features are about 0.
-TINY_DETECTOR = CarDetector(np.array([-0.2, -0.5, -0.5], dtype=np.float32), -0.1)
+# Both are positive for the four pictures above, and negative for grey, whose features are about 0.
+TINY_DETECTOR = CarDetector(np.array([-0.25, -0.5, -0.5], dtype=np.float32), -0.05)
+TINY_LOCATOR = CarLocator(np.array([-20, -40, -40], dtype=np.float32), -3)
 
 
-def build_tiny_archive_dir(directory: Path, **changes: Any) -> Path:
+def build_tiny_archive_dir(
+    directory: Path, *, locator: CarLocator | None = None, **changes: Any
+) -> Path:
     """Write an unpacked archive with a real OpenVINO network that tells colours apart.
 
     A red photo is an Audi TTS, a green one an Aston Martin, a blue one a BMW; orange lies half-way
@@ -63,6 +68,7 @@ def build_tiny_archive_dir(directory: Path, **changes: Any) -> Path:
 
     Args:
         directory: where to write, made if need be.
+        locator: finds cars on photos; without one, photos are looked at once.
         changes: fields of the manifest to change.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -70,7 +76,10 @@ def build_tiny_archive_dir(directory: Path, **changes: Any) -> Path:
     openvino.save_model(_tiny_network(manifest.preprocessing), directory / "model.xml", False)
     write_labels(TINY_LABELS, directory / "labels.csv")
     manifest.write(directory / "model.json")
+    np.savez(directory / "classifier.npz", weights=_WEIGHTS)
     TINY_DETECTOR.write(directory / "car_detector.npz")
+    if locator is not None:
+        locator.write(directory / "car_locator.npz")
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     np.savez(directory / "selfcheck.npz", images=images, logits=_expected_logits(images))
     return directory
@@ -111,6 +120,18 @@ def _expected_logits(images: np.ndarray) -> np.ndarray:
 def picture(colour: tuple[int, int, int] = RED, size: tuple[int, int] = (96, 64)) -> Image.Image:
     """An RGB picture of one colour; `size` is width, height."""
     return Image.new("RGB", size, colour)
+
+
+Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+
+
+def scene(*cars: tuple[Colour, Rectangle], size: tuple[int, int] = (640, 480)) -> Image.Image:
+    """Cars on a grey ground, each a colour and the left, top, right and bottom of its rectangle."""
+    image = picture(GREY, size)
+    for colour, box in cars:
+        image.paste(colour, box)
+    return image
 
 
 def encode(image: Image.Image, image_format: str = "JPEG", **options: Any) -> bytes:

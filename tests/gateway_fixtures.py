@@ -51,6 +51,7 @@ HUMMER = {
     "label": "AM General Hummer 2000",
     "class_id": 0,
 }
+REGION = {"left": 0, "top": 0, "right": 640, "bottom": 480, "source": "photo"}
 
 
 def torchserve_error(status: int, kind: str, message: str) -> Response:
@@ -157,6 +158,7 @@ class StandInTorchServe:
                 "make_confidence": 0.95,
                 "verdict": "identified",
                 "predictions": predictions[:top_k],
+                "region": REGION,
                 "warnings": [],
                 "model_version": self.version,
                 "request_id": request_id,

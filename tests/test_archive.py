@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
+import yaml
 from PIL import Image
 from toy_cars import TOY_CLASSES, write_class_folders, write_devkit
 from toy_training import toy_data, toy_model, toy_trainer
 
-from handler.archive import extract_archive
+from handler import torch_engine
+from handler.archive import extract_archive, read_arrays
 from handler.errors import ArchiveError
 from handler.identifier import CarIdentifier
+from handler.known import SCORES
 from lightning_train.archive import archive
 from lightning_train.callbacks import ZoomAugmentation
 from lightning_train.data import DatasetError, load_crop, read_dataset
-from lightning_train.evaluation.evaluate import evaluate
+from lightning_train.evaluation.evaluate import evaluate, examine_images
 from lightning_train.export import float_logits, load_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,22 +58,55 @@ def checkpoint(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def mar(checkpoint: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "car_identifier.mar"
     recipe = ROOT / "lightning_train/configs/efficientnet_lite0_cpu.yaml"
-    archive(checkpoint, "2.5", toy_root, out, recipe, calibration_photos=20)
+    archive(checkpoint, "2.5", toy_root, out, recipe, calibration_photos=20, scenes=48)
     return out
 
 
+@pytest.fixture(scope="module")
+def torch_mar(checkpoint: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("torch_store") / "car_identifier.mar"
+    archive(checkpoint, "2.5", toy_root, out, engine="torch", scenes=48)
+    return out
+
+
+@pytest.fixture(params=["mar", "torch_mar"])
+def either_mar(request: pytest.FixtureRequest) -> Path:
+    """An archive of each engine."""
+    mar: Path = request.getfixturevalue(request.param)
+    return mar
+
+
 def test_the_archive_answers_like_its_checkpoint(
-    mar: Path, checkpoint: Path, toy_root: Path
+    either_mar: Path, checkpoint: Path, toy_root: Path
 ) -> None:
     sample = read_dataset(toy_root, "val").samples[0]
     model = load_classifier(checkpoint)
-    with extract_archive(mar) as directory:
+    with extract_archive(either_mar) as directory:
         identifier = CarIdentifier.from_directory(directory)
-        logits = identifier.run_images([load_crop(sample, 32)]).logits[0]
+        [look] = examine_images(identifier, [load_crop(sample, 32)], closer=False)
+    logits = look.logits
     pixels = identifier.manifest.preprocessing(load_crop(sample, 32))
     expected = float_logits(model, np.stack([pixels]))[0]
     assert np.abs(logits - expected).max() < 0.1 * expected.std() + 0.05
     assert identifier.labels[int(logits.argmax())].label == TOY_CLASSES[sample.class_id]
+
+
+def test_the_archives_class_weights_make_maps_that_average_to_the_logits(
+    either_mar: Path, checkpoint: Path, toy_root: Path
+) -> None:
+    bias = load_classifier(checkpoint).network.head.bias.detach().numpy()
+    samples = read_dataset(toy_root, "val").samples
+    with extract_archive(either_mar) as directory:
+        (weights,) = read_arrays(directory / "classifier.npz", "weights")
+        identifier = CarIdentifier.from_directory(directory)
+        crops = [load_crop(sample, 32) for sample in samples]
+        looks = examine_images(identifier, crops, closer=False)
+    assert (weights.dtype, weights.shape) == (np.float16, (3, 512))
+    logits = np.stack([look.logits for look in looks])
+    feature_maps = np.stack([look.feature_map for look in looks])
+    maps = np.einsum("cf,nfhw->nchw", weights.astype(np.float32), feature_maps)
+    tolerance = 0.05 * float(logits.std())  # the 8-bit engine rounds the head's weights too
+    assert maps.mean(axis=(2, 3)) + bias == pytest.approx(logits, abs=tolerance)
 
 
 def test_the_archive_says_what_it_is_and_what_quantisation_cost(mar: Path) -> None:
@@ -89,6 +128,58 @@ def test_the_archives_weights_are_8_bit(mar: Path) -> None:
     assert 11e6 < weights < 13e6  # ResNet-18 has 11.2 million of them
 
 
+def test_a_torch_archive_holds_half_precision_and_asks_for_a_gpu(
+    mar: Path, torch_mar: Path
+) -> None:
+    with zipfile.ZipFile(torch_mar) as content:
+        manifest = json.loads(content.read("model.json"))
+        program = content.getinfo("model.pt2").file_size
+        torchserve = json.loads(content.read("MAR-INF/MANIFEST.json"))
+    assert manifest["engine"] == "torch"
+    assert torchserve["model"]["serializedFile"] == "model.pt2"
+    assert 22e6 < program < 24e6  # two bytes for each of ResNet-18's 11.2 million weights
+    devices = []
+    for path in (mar, torch_mar):
+        with zipfile.ZipFile(path) as content:
+            devices.append(yaml.safe_load(content.read("model-config.yaml"))["deviceType"])
+    assert devices == ["cpu", "gpu"]
+
+
+def test_a_torch_archives_figures_are_those_of_its_engine(torch_mar: Path) -> None:
+    with zipfile.ZipFile(torch_mar) as content:
+        metrics = json.loads(content.read("model.json"))["metrics"]
+    precision, answered = metrics["validation"]
+    assert answered == "as answered"
+    assert precision == ("bfloat16" if torch.cuda.is_available() else "float32")
+    assert metrics["validation"][precision]["photos"] == 12
+    card = torch_mar.with_suffix(".md").read_text()
+    assert f"computing in {precision}" in card
+    assert "8-bit" not in card
+
+
+def test_a_torch_archive_built_on_a_cpu_passes_its_self_check_in_bfloat16(
+    torch_mar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_engine, "_fast_dtype", lambda _: torch.bfloat16)
+    with extract_archive(torch_mar) as directory:
+        CarIdentifier.from_directory(directory)
+
+
+def test_a_torch_archive_answers_without_torchvision(torch_mar: Path, toy_root: Path) -> None:
+    photo = read_dataset(toy_root, "test").samples[0].path
+    code = (
+        "import sys, handler.__main__ as command\n"
+        f"status = command.main([{str(photo)!r}, '--archive', {str(torch_mar)!r}])\n"
+        "print(status, 'torch' in sys.modules, 'torchvision' in sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    answer, modules = finished.stdout.splitlines()
+    assert json.loads(answer)["verdict"] in ("identified", "uncertain", "not_a_car")
+    assert modules == "0 True False"
+
+
 def test_one_flipped_byte_is_found_before_anything_is_loaded(mar: Path, tmp_path: Path) -> None:
     content = bytearray(mar.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -98,9 +189,20 @@ def test_one_flipped_byte_is_found_before_anything_is_loaded(mar: Path, tmp_path
         pass
 
 
-@pytest.mark.parametrize("part", ["model.bin", "selfcheck.npz", "labels.csv", "model.json"])
-def test_an_archive_with_a_wrong_part_is_refused_at_start(mar: Path, part: str) -> None:
-    with extract_archive(mar) as directory:
+@pytest.mark.parametrize(
+    ("fixture", "part"),
+    [
+        ("mar", "model.bin"),
+        ("torch_mar", "model.pt2"),
+        ("mar", "selfcheck.npz"),
+        ("mar", "labels.csv"),
+        ("mar", "model.json"),
+    ],
+)
+def test_an_archive_with_a_wrong_part_is_refused_at_start(
+    fixture: str, part: str, request: pytest.FixtureRequest
+) -> None:
+    with extract_archive(request.getfixturevalue(fixture)) as directory:
         content = (directory / part).read_bytes()
         half = len(content) // 2
         (directory / part).write_bytes(content[:half] + bytes(len(content) - half))
@@ -191,6 +293,23 @@ def test_without_photos_of_other_things_everything_is_a_car(
 def test_the_model_card_says_what_was_measured_and_how_it_was_made(mar: Path) -> None:
     card = mar.with_suffix(".md").read_text()
     for said in ("# car_identifier 2.5", "top-1", "seed_everything: 1", "AUROC, car score"):
+        assert said in card
+
+
+def test_scores_and_scenes_that_were_measured_are_in_archive_and_card(mar: Path) -> None:
+    with zipfile.ZipFile(mar) as content:
+        manifest = json.loads(content.read("model.json"))
+        assert "car_locator.npz" in content.namelist()
+    scores = manifest["metrics"]["known_scores"]
+    assert set(scores) == set(SCORES)
+    assert manifest["verdict"]["score"] in scores
+    scenes = manifest["metrics"]["scenes"]
+    assert len(scenes) == 5
+    for figures in scenes.values():
+        assert figures["photos"] == 12
+        assert 1 <= figures["looks"] <= 3
+    card = mar.with_suffix(".md").read_text()
+    for said in ("negative_entropy", "cross-fitted", "car fills 35% of the width"):
         assert said in card
 
 

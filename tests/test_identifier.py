@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +19,30 @@ from factories import (
     ORANGE,
     RED,
     TINY_LABELS,
+    TINY_LOCATOR,
     TINY_MANIFEST,
     build_tiny_archive_dir,
+    encode,
     photo,
-    picture,
+    scene,
 )
 
 from handler.answer import Answer
-from handler.archive import extract_archive
 from handler.car_detector import CarDetector
-from handler.errors import ArchiveError, InvalidOptionError, PhotoError
-from handler.identifier import CarIdentifier, Options
+from handler.errors import ArchiveError, PhotoError
+from handler.identifier import CarIdentifier
+from handler.known import KnownScore
 from handler.labels import write_labels
+from handler.locator import CarLocator
 from handler.manifest import ModelManifest
+from handler.options import Options
+from handler.region import Box
 
 
 @pytest.fixture(scope="module")
 def identifier(tmp_path_factory: pytest.TempPathFactory) -> CarIdentifier:
-    return CarIdentifier.from_directory(build_tiny_archive_dir(tmp_path_factory.mktemp("tiny")))
+    directory = build_tiny_archive_dir(tmp_path_factory.mktemp("tiny"), locator=TINY_LOCATOR)
+    return CarIdentifier.from_directory(directory)
 
 
 @pytest.fixture
@@ -141,17 +146,70 @@ def test_warnings_about_the_photo_reach_the_answer(identifier: CarIdentifier) ->
     assert "9×7" in " ".join(answer.warnings)
 
 
-def test_run_images_gives_logits_and_feature_map_per_image(identifier: CarIdentifier) -> None:
-    output = identifier.run_images([picture(RED), picture(BLUE), picture(GREEN)])
-    assert output.logits.argmax(axis=1).tolist() == [0, 2, 1]
-    assert output.feature_map.shape == (3, 3, 4, 4)
+def test_a_small_car_is_found_read_again(identifier: CarIdentifier) -> None:
+    car = (320, 240, 480, 360)
+    [answer] = identifier.identify([encode(scene((BLUE, car)))])
+    assert isinstance(answer, Answer)
+    assert (summary(answer), answer.verdict) == ("BMW X5 SUV 2007", "identified")
+    assert answer.region.source == "found"
+    assert covers(answer.region.box, car)
+    assert answer.region.share < 0.2
 
 
-def test_a_result_is_not_overwritten_by_the_next_run(identifier: CarIdentifier) -> None:
-    first = identifier.run_images([picture(RED)])
-    kept = first.logits.copy()
-    identifier.run_images([picture(BLUE)])
-    assert np.array_equal(first.logits, kept)
+def test_the_photo_that_is_read_again_is_the_right_one(identifier: CarIdentifier) -> None:
+    green, blue = (encode(scene((colour, (320, 240, 480, 360)))) for colour in (GREEN, BLUE))
+    results = identifier.identify([b"", green, photo(RED), b"text", blue])
+    assert [(summary(one), one.verdict) for one in results if isinstance(one, Answer)] == [
+        ("Aston Martin V8 Vantage Coupe 2012", "identified"),
+        ("Audi TTS Coupe 2012", "identified"),
+        ("BMW X5 SUV 2007", "identified"),
+    ]
+
+
+def covers(box: Box, car: tuple[int, int, int, int]) -> bool:
+    """Whether almost all of the car is in the box."""
+    seen = Box(*car).clipped(box.right, box.bottom)
+    if seen is None:
+        return False
+    left, top = max(box.left, seen.left), max(box.top, seen.top)
+    area = (car[2] - car[0]) * (car[3] - car[1])
+    return (seen.right - left) * (seen.bottom - top) > 0.9 * area
+
+
+def test_a_box_chooses_the_car_of_a_photo_that_shows_two(identifier: CarIdentifier) -> None:
+    photo = encode(scene((RED, (0, 0, 320, 480)), (BLUE, (320, 0, 640, 480))))
+    boxes = [Box(20, 20, 300, 460), Box(340, 20, 5000, 460)]
+    left, right = identifier.identify([photo] * 2, [Options(box=box) for box in boxes])
+    assert (summary(left), summary(right)) == ("Audi TTS Coupe 2012", "BMW X5 SUV 2007")
+    assert isinstance(left, Answer)
+    assert isinstance(right, Answer)
+    assert left.to_json()["region"] == {
+        **{"left": 20, "top": 20, "right": 300, "bottom": 460},
+        "source": "box",
+    }
+    assert right.region.box == Box(340, 20, 640, 460), "clipped to the photo"
+
+
+def test_a_box_beside_the_photo_hurts_only_its_own_photo(identifier: CarIdentifier) -> None:
+    options = [Options(box=Box(96, 0, 200, 10)), Options()]
+    beside, good = identifier.identify([photo(RED), photo(BLUE)], options)
+    assert summary(beside) == "invalid_option"
+    assert "96×64" in beside.to_json()["error"]["message"]
+    assert summary(good) == "BMW X5 SUV 2007"
+
+
+def test_the_heatmap_is_there_if_asked_for_and_lies_on_the_car(identifier: CarIdentifier) -> None:
+    two = encode(scene((RED, (0, 0, 320, 480)), (BLUE, (480, 0, 640, 480))))
+    asked, not_asked = identifier.identify([two] * 2, [Options(explain=True), Options()])
+    assert isinstance(asked, Answer)
+    assert isinstance(not_asked, Answer)
+    assert not_asked.heatmap is None
+    assert asked.heatmap is not None
+    assert asked.heatmap.class_id == asked.predictions[0].label.class_id
+    assert (asked.heatmap.box, asked.heatmap.size) == (asked.region.box, (640, 480))
+    # Red speaks for the Audi, grey hardly, and blue against it.
+    left, middle, right = (asked.heatmap.grid[:, column] for column in (0, 2, 3))
+    assert left.min() > middle.max() > right.max()
 
 
 def test_threads_may_share_an_identifier(identifier: CarIdentifier) -> None:
@@ -161,28 +219,6 @@ def test_threads_may_share_an_identifier(identifier: CarIdentifier) -> None:
         "Audi TTS Coupe 2012",
         "BMW X5 SUV 2007",
     ] * 100
-
-
-# --- options ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("top_k", ["0", "21", "-1", "3.5", "abc", "", "1e1", "９", "9" * 5000])
-def test_an_impossible_top_k_is_an_invalid_option(top_k: str) -> None:
-    with pytest.raises(InvalidOptionError, match="top_k") as error:
-        Options.parse(top_k=top_k)
-    assert (error.value.code, error.value.status) == ("invalid_option", 422)
-    assert len(error.value.message) < 200
-
-
-@pytest.mark.parametrize("request_id", ["", "a b", "a\nb", "x" * 129, '"', "ä"])
-def test_an_impossible_request_id_is_an_invalid_option(request_id: str) -> None:
-    with pytest.raises(InvalidOptionError, match="request_id"):
-        Options.parse(request_id=request_id)
-
-
-def test_options_are_read_from_text() -> None:
-    assert Options.parse() == Options(top_k=5, request_id=None)
-    assert Options.parse(top_k=" 20 ", request_id="3f-A_1.x") == Options(20, "3f-A_1.x")
 
 
 # --- loading ---------------------------------------------------------------------------------
@@ -220,6 +256,10 @@ def remove(name: str) -> Callable[[Path], None]:
     return lambda directory: (directory / name).unlink()
 
 
+def replace_arrays(name: str, **arrays: object) -> Callable[[Path], None]:
+    return lambda directory: np.savez(directory / name, **arrays)
+
+
 def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda directory: (directory / name).write_bytes(content) and None
 
@@ -237,7 +277,7 @@ def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
         (remove("model.xml"), "model.xml"),
         (remove("model.bin"), "model.xml"),
         (remove("selfcheck.npz"), "selfcheck.npz"),
-        (overwrite("model.json", b"{}"), "'name'"),
+        (overwrite("model.json", b"{}"), "model.json has no 'calibration'"),
         (overwrite("model.json", b"[]"), "model.json"),
         (overwrite("model.json", b"not json"), "model.json"),
         (overwrite("labels.csv", b"a,b\n1,2\n"), "labels.csv"),
@@ -245,11 +285,22 @@ def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
         (overwrite("selfcheck.npz", b"PK\x03\x04broken"), "selfcheck.npz"),
         (overwrite("selfcheck.npz", b""), "selfcheck.npz"),
         (overwrite("car_detector.npz", b""), "car_detector.npz"),
+        (remove("classifier.npz"), "classifier.npz"),
+        (replace_arrays("classifier.npz", weights=np.ones((4, 7))), "classifier.npz fits another"),
+        (replace_arrays("classifier.npz", weights=np.ones((3, 3))), "classifier.npz fits another"),
+        (replace_arrays("classifier.npz", weights=1.0), "classifier.npz fits another"),
+        (replace_arrays("classifier.npz", rows=np.ones((4, 3))), "classifier.npz"),
         (
             lambda directory: CarDetector(np.ones(7, np.float32), 0.0).write(
                 directory / "car_detector.npz"
             ),
             "car_detector.npz fits another network",
+        ),
+        (
+            lambda directory: CarLocator(np.ones(7, np.float32), 0.0).write(
+                directory / "car_locator.npz"
+            ),
+            "car_locator.npz fits another network",
         ),
     ],
 )
@@ -275,76 +326,23 @@ def test_a_temperature_that_is_not_positive_is_refused(tmp_path: Path, temperatu
         CarIdentifier.from_directory(directory)
 
 
+def test_a_score_that_does_not_exist_is_refused_by_name(archive_dir: Path) -> None:
+    manifest = json.loads((archive_dir / "model.json").read_text())
+    manifest["verdict"]["score"] = "gut feeling"
+    (archive_dir / "model.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArchiveError, match="no score 'gut feeling'"):
+        CarIdentifier.from_directory(archive_dir)
+
+
 def test_the_manifest_survives_a_round_trip(tmp_path: Path) -> None:
-    TINY_MANIFEST.write(tmp_path / "model.json")
-    assert ModelManifest.read(tmp_path / "model.json") == TINY_MANIFEST
+    manifest = replace(TINY_MANIFEST, temperature=1.5, known=KnownScore("energy", 1.5, 11.25))
+    manifest.write(tmp_path / "model.json")
+    assert ModelManifest.read(tmp_path / "model.json") == manifest
 
 
 def test_the_thread_count_can_be_set(archive_dir: Path) -> None:
     identifier = CarIdentifier.from_directory(archive_dir, threads=1)
     assert summary(identifier.identify([photo(RED)])[0]) == "Audi TTS Coupe 2012"
-
-
-# --- archive and command ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def archive(archive_dir: Path, tmp_path: Path) -> Path:
-    return Path(shutil.make_archive(str(tmp_path / "tiny"), "zip", archive_dir))
-
-
-def test_an_archive_is_unpacked_and_cleaned_up(archive: Path) -> None:
-    with extract_archive(archive) as directory:
-        identifier = CarIdentifier.from_directory(directory)
-    assert not directory.exists()
-    # The engine holds what it needs.
-    assert summary(identifier.identify([photo(BLUE)])[0]) == "BMW X5 SUV 2007"
-
-
-def test_no_archive_and_a_broken_one_are_refused_in_words(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="no archive"), extract_archive(tmp_path / "none.mar"):
-        pass
-    archive.write_bytes(archive.read_bytes()[:500])
-    with pytest.raises(ArchiveError, match="no complete archive"), extract_archive(archive):
-        pass
-
-
-def test_an_archive_cannot_write_outside_its_directory(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "evil.mar", "w") as file:
-        file.writestr("../../escaped.txt", "x")
-    with extract_archive(tmp_path / "evil.mar") as directory:
-        assert [path.name for path in directory.rglob("*.txt")] == ["escaped.txt"]
-
-
-def run_command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "handler", *map(str, arguments)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_the_command_prints_one_json_answer_per_photo(archive: Path, tmp_path: Path) -> None:
-    (tmp_path / "red.jpg").write_bytes(photo(RED))
-    (tmp_path / "broken.jpg").write_bytes(b"text")
-    result = run_command(
-        tmp_path / "red.jpg", tmp_path / "broken.jpg", "--archive", archive, "--top-k", "2"
-    )
-    red, broken = map(json.loads, result.stdout.splitlines())
-    assert red["label"] == "Audi TTS Coupe 2012"
-    assert len(red["predictions"]) == 2
-    assert broken["file"] == str(tmp_path / "broken.jpg")
-    assert broken["error"]["code"] == "unsupported_image_type"
-    assert result.returncode == 1
-
-
-def test_the_command_says_in_one_line_what_is_wrong(tmp_path: Path) -> None:
-    result = run_command("x.jpg", "--archive", tmp_path / "none.mar")
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "no archive" in result.stderr
 
 
 def test_the_core_needs_neither_torchserve_nor_torch() -> None:

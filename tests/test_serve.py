@@ -109,6 +109,11 @@ def test_only_addresses_differ_from_the_repository_configuration() -> None:
     assert set(before) - set(after) == {"inference_address"}
 
 
+def test_the_metrics_are_listed_beside_the_configuration_that_names_them() -> None:
+    named = settings((ROOT / "config.properties").read_text())["metrics_config"]
+    assert (ROOT / named).samefile(ROOT / "metrics.yaml")
+
+
 def settings(properties: str) -> dict[str, str]:
     lines = (line.partition("=") for line in properties.splitlines() if not line.startswith("#"))
     return {key: value for key, _, value in lines if key}
@@ -156,6 +161,15 @@ def test_stopping_a_service_ends_its_children_too(tmp_path: Path, child: str, th
 @pytest.mark.live
 def test_announcement_has_a_line_to_paste(live_stack: LiveStack) -> None:
     assert f"curl -F file=@photo.jpg {live_stack.url}/v1/identify" in live_stack.output
+
+
+@pytest.mark.live
+def test_torchserve_shows_the_metrics_that_the_repository_lists(live_stack: LiveStack) -> None:
+    named = settings((live_stack.run_dir / "config.properties").read_text())["metrics_config"]
+    beside = live_stack.run_dir / named
+    assert beside.read_text() == (ROOT / "metrics.yaml").read_text()
+    log = (live_stack.run_dir / "torchserve.log").read_text()
+    assert f"Successfully loaded metrics configuration from {beside}" in log
 
 
 @pytest.mark.live

@@ -1,99 +1,38 @@
-"""The TorchServe adapter, driven with TorchServe's own request and context objects."""
+"""What the TorchServe adapter makes of requests, whatever is in them and beside them."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-from factories import BLUE, GREEN, RED, TINY_LABELS, TINY_MANIFEST, build_tiny_archive_dir, photo
-from ts.context import Context
-from ts.service import Service
+from factories import (
+    BLUE,
+    GREEN,
+    RED,
+    TINY_LABELS,
+    TINY_LOCATOR,
+    TINY_MANIFEST,
+    build_tiny_archive_dir,
+    encode,
+    photo,
+    scene,
+)
+from torchserve_worker import EXPLANATIONS, METRICS_YAML, Request, Worker
 from ts.utils.util import list_classes_from_module
 
 import handler.torchserve_handler
 from handler.torchserve_handler import CarIdentifierHandler
 
 
-@dataclass
-class Request:
-    """One request as TorchServe's frontend passes it on: the parts of its body, and its headers."""
-
-    parts: dict[str, Any] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def to_torchserve(self, number: int) -> dict[str, Any]:
-        return {
-            "requestId": f"torchserve-{number}".encode(),
-            "headers": [
-                {"name": name.encode(), "value": value.encode()}
-                for name, value in self.headers.items()
-            ],
-            "parameters": [
-                {"name": name, "contentType": "", "value": value}
-                for name, value in self.parts.items()
-            ],
-        }
-
-
-@dataclass
-class Reply:
-    status: int
-    phrase: str | None
-    content_type: str | None
-    body: dict[str, Any]
-
-    @property
-    def label(self) -> str:
-        return self.body["label"]
-
-    @property
-    def code(self) -> str:
-        return self.body["error"]["code"]
-
-
-class Worker:
-    """The adapter as TorchServe holds it: made once, then handed batches."""
-
-    def __init__(self, directory: Path, yaml_config: dict[str, Any] | None = None) -> None:
-        self.context = Context(
-            "car_identifier",
-            str(directory),
-            manifest={},
-            batch_size=8,
-            gpu=None,
-            mms_version="0.12.0",
-            model_yaml_config=yaml_config or {},
-        )
-        self.handler = CarIdentifierHandler()
-        self.handler.initialize(self.context)
-
-    def answer(self, *requests: Request) -> list[Reply]:
-        batch = [request.to_torchserve(number) for number, request in enumerate(requests)]
-        headers, data, ids = Service.retrieve_data_for_inference(batch)
-        self.context.request_processor, self.context.request_ids = headers, ids
-        bodies = self.handler.handle(data, self.context)
-        assert isinstance(bodies, list)  # TorchServe takes nothing else
-        return [
-            Reply(
-                *self.context.get_response_status(index),
-                self.context.get_response_content_type(index),
-                json.loads(body),
-            )
-            for index, body in enumerate(bodies)
-        ]
-
-
 @pytest.fixture(scope="module")
 def worker(tmp_path_factory: pytest.TempPathFactory) -> Worker:
-    return Worker(build_tiny_archive_dir(tmp_path_factory.mktemp("tiny")))
+    directory = build_tiny_archive_dir(tmp_path_factory.mktemp("tiny"), locator=TINY_LOCATOR)
+    return Worker(directory)
 
 
 def test_a_photo_is_answered_in_the_contracts_shape(worker: Worker) -> None:
@@ -196,6 +135,64 @@ def test_a_field_named_like_an_option_but_holding_nonsense_is_an_invalid_option(
     assert (reply.status, reply.code) == (422, "invalid_option")
 
 
+TWO_CARS = encode(scene((RED, (0, 0, 320, 480)), (BLUE, (320, 0, 640, 480))))
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request({"data": TWO_CARS, "box": b"320,0,640,480"}),
+        Request({"body": TWO_CARS}, {"box": "320,0,640,480"}),
+        Request({"body": TWO_CARS}, {"X-Box": "320, 0, 640, 480"}),
+    ],
+)
+def test_the_box_comes_as_field_or_header(worker: Worker, request_: Request) -> None:
+    whole, reply = worker.answer(Request({"data": TWO_CARS}), request_)
+    assert whole.body["region"]["source"] != "box"
+    assert reply.label == "BMW X5 SUV 2007"
+    region = {"left": 320, "top": 0, "right": 640, "bottom": 480, "source": "box"}
+    assert reply.body["region"] == region
+
+
+@pytest.mark.parametrize("box", ["1,2,3", "9,0,5,9", "car", "640,0,700,480", "", "\udcff"])
+def test_a_bad_box_is_an_invalid_option_of_its_own_request(worker: Worker, box: str) -> None:
+    sent = box.encode(errors="surrogateescape")
+    bad, good = worker.answer(
+        Request({"data": TWO_CARS, "box": sent, "request_id": b"id-1"}),
+        Request({"data": photo(RED)}),
+    )
+    assert (bad.status, bad.code, bad.body["request_id"]) == (422, "invalid_option", "id-1")
+    assert good.label == "Audi TTS Coupe 2012"
+
+
+@pytest.mark.parametrize("asked", [(True, False, False, True), (False, True, True, False)])
+def test_whoever_asked_for_an_explanation_and_nobody_else_gets_one(
+    worker: Worker, asked: tuple[bool, ...]
+) -> None:
+    replies = worker.answer(
+        *(Request({"body": photo(BLUE)}, EXPLANATIONS if wants else {}) for wants in asked),
+        Request({"body": b"text"}, EXPLANATIONS),
+    )
+    assert [reply.status for reply in replies] == [200] * len(asked) + [415]
+    assert tuple("heatmap" in reply.body for reply in replies[:-1]) == asked
+    assert {reply.label for reply in replies[:-1]} == {"BMW X5 SUV 2007"}
+    [explained] = {json.dumps(one.body["heatmap"]) for one in replies if "heatmap" in one.body}
+    assert json.loads(explained)["class_id"] == 2
+
+
+def test_an_explanation_can_be_asked_for_with_a_prediction_and_be_done_without(
+    worker: Worker,
+) -> None:
+    asked, declined, unclear = worker.answer(
+        Request({"data": photo(), "explain": b"true"}),
+        Request({"data": photo(), "explain": b"false"}, EXPLANATIONS),
+        Request({"data": photo(), "explain": b"perhaps"}),
+    )
+    assert "heatmap" in asked.body
+    assert "heatmap" not in declined.body
+    assert unclear.code == "invalid_option"
+
+
 def test_a_describe_request_gets_the_labels_also_beside_photos(worker: Worker) -> None:
     described, photographed = worker.answer(
         Request(headers={"describe": "True"}), Request({"data": photo(RED)})
@@ -209,19 +206,7 @@ def test_a_describe_request_gets_the_labels_also_beside_photos(worker: Worker) -
     assert photographed.label == "Audi TTS Coupe 2012"
 
 
-def test_neither_headers_nor_photos_are_logged(
-    worker: Worker, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    headers = {"Authorization": "Bearer s3cret-key"}
-    worker.answer(
-        Request({"data": b"private text"}, headers),
-        Request({"data": photo(), "top_k": b"private option"}, headers),
-        Request({"data": photo(RED)}, headers),
-    )
-    logged = caplog.text + "".join(capfd.readouterr())
-    assert "s3cret" not in logged
-    assert "private" not in logged
+# --- loading ----------------------------------------------------------------------------------
 
 
 def test_a_broken_archive_ends_the_worker_with_one_line_that_says_why(
@@ -258,13 +243,16 @@ def test_the_archives_own_code_wins_over_another_handler_that_is_installed(tmp_p
     (decoy / "__init__.py").write_text("raise RuntimeError('the installed one was imported')")
     program = (
         "import sys\n"
+        "from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl\n"
         "from ts.model_loader import TsModelLoader\n"
-        "TsModelLoader().load('car_identifier', sys.argv[1], 'torchserve_handler.py', None, 8)\n"
+        "TsModelLoader().load(\n"
+        "    'car_identifier', sys.argv[1], 'torchserve_handler.py', gpu_id=None, batch_size=8,\n"
+        "    metrics_cache=MetricsCacheYamlImpl(sys.argv[2]))\n"
         "print(sys.modules['handler'].__file__)"
     )
     # TorchServe starts its worker with the archive behind whatever PYTHONPATH held before.
     result = subprocess.run(
-        [sys.executable, "-c", program, str(archive)],
+        [sys.executable, "-c", program, str(archive), str(METRICS_YAML)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{decoy.parent}{os.pathsep}{archive}"},
         capture_output=True,

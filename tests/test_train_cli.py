@@ -19,7 +19,7 @@ from lightning_train.user_errors import user_message
 
 COMMANDS = (
     "fit", "validate", "test", "lr-range-test", "show-augmentations", "ablation", "archive",
-    "evaluate",
+    "evaluate", "show-explanations",
 )  # fmt: skip
 CALLBACKS = "lightning_train.callbacks"
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 from rich.progress import track
 
-from handler.answer import verdict_of
 from handler.archive import extract_archive
+from handler.examiner import Look
 from handler.identifier import CarIdentifier
 from handler.labels import CarLabel
 from handler.manifest import ModelManifest
+from handler.reader import View
+from handler.region import Box
 from lightning_train.data import CarDataset, DatasetError, Sample, Split, load_crop, read_dataset
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.folder import Subject, write_report
@@ -24,7 +26,7 @@ from lightning_train.evaluation.outside import outside_photos
 from lightning_train.evaluation.report import print_figures
 from lightning_train.evaluation.result import Evaluation, PhotoScores, Temperature
 
-__all__ = ["evaluate", "score"]
+__all__ = ["evaluate", "examine_images", "score"]
 
 _BATCH = 8
 
@@ -103,27 +105,43 @@ def _measure(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> Eval
 def _run(identifier: CarIdentifier, samples: Sequence[Sample], description: str) -> PhotoScores:
     """Decode and run a batch at a time: a test split of full photos does not fit into memory."""
     size = identifier.manifest.preprocessing.size
-    batches = [samples[i : i + _BATCH] for i in range(0, len(samples), _BATCH)]
-    all_logits, all_car = [], []
-    for batch in track(batches, description):
-        output = identifier.run_images([load_crop(sample, size) for sample in batch])
-        all_logits.append(output.logits)
-        all_car.append(identifier.car_scores(output))
-    logits, car = np.concatenate(all_logits), np.concatenate(all_car)
-    confidence = metrics.confidences(logits, identifier.manifest.temperature)
+    # Of each look only what is wanted: feature maps of a whole split would fill the memory.
+    rows, car_scores, verdicts = [], [], []
+    for first in track(range(0, len(samples), _BATCH), description):
+        images = [load_crop(sample, size) for sample in samples[first : first + _BATCH]]
+        for look in examine_images(identifier, images):
+            rows.append(look.logits.copy())
+            car_scores.append(look.car_score)
+            verdicts.append(look.verdict)
+    logits = np.stack(rows)
     return PhotoScores(
         logits,
-        known={"car_score": car, "confidence": confidence},
-        verdicts=_verdicts(car, confidence, identifier.manifest),
+        known={
+            "car_score": np.array(car_scores, dtype=np.float32),
+            "known_score": identifier.manifest.known.scores(logits).astype(np.float32),
+            "confidence": metrics.confidences(logits, identifier.manifest.temperature),
+        },
+        verdicts=np.array(verdicts),
     )
 
 
-def _verdicts(
-    car: NDArray[np.float32], confidence: NDArray[np.float32], manifest: ModelManifest
-) -> NDArray[np.str_]:
-    return np.array(
-        [verdict_of(c >= 0, sure, manifest) for c, sure in zip(car, confidence, strict=True)]
-    )
+def examine_images(
+    identifier: CarIdentifier, images: Sequence[Image.Image], *, closer: bool = True
+) -> list[Look]:
+    """Look at decoded photos as the worker does.
+
+    Args:
+        identifier: of the archive.
+        images: RGB, one batch.
+        closer: whether to look closer at cars that are small on them.
+    """
+    preprocessing = identifier.manifest.preprocessing
+
+    def reread(wanted: Mapping[int, Box]) -> dict[int, View]:
+        return {index: View.of(images[index], preprocessing, box) for index, box in wanted.items()}
+
+    views = [View.of(image, preprocessing) for image in images]
+    return identifier.examiner.examine(views, reread if closer else None)
 
 
 def _in_classes_of(labels: Sequence[CarLabel], dataset: CarDataset) -> tuple[Sample, ...]:

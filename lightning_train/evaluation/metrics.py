@@ -24,8 +24,8 @@ __all__ = [
     "confusions",
     "energies",
     "expected_calibration_error",
-    "fit_min_confidence",
     "fit_temperature",
+    "fit_threshold",
     "reliability",
 ]
 
@@ -163,17 +163,17 @@ def confusions(logits: Logits, truth: ClassIds, temperature: float = 1.0) -> lis
     return sorted(found, key=lambda confusion: -len(confusion.photos))
 
 
-def fit_min_confidence(
-    confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_], precision: float
+def fit_threshold(
+    scores: NDArray[np.floating[Any]], right: NDArray[np.bool_], precision: float
 ) -> float:
-    """The lowest confidence from which on at least `precision` of the answers are right.
+    """The lowest score from which on at least `precision` of the answers are right.
 
     Returns:
-        A threshold in 0…1; 1 where no threshold reaches the precision.
+        A threshold; above all scores where none reaches the precision.
     """
-    order = np.argsort(-confidence, kind="stable")
+    order = np.argsort(-scores, kind="stable")
     precise = np.cumsum(right[order]) / np.arange(1, len(order) + 1) >= precision
-    return float(confidence[order][precise].min()) if precise.any() else 1.0
+    return float(scores[order][precise].min() if precise.any() else scores.max() + 1)
 
 
 def auroc(inside: NDArray[np.floating[Any]], outside: NDArray[np.floating[Any]]) -> float:

@@ -22,6 +22,13 @@ _NAMES = {
     "not_a_car": "answered not_a_car",
     "identified_right": "of identified, right",
     "auroc_car_score": "AUROC, car score",
+    "auroc_known_score": "AUROC, known score",
+    "auroc_wrong": "AUROC, right against wrong answers",
+    "auroc_unseen": "AUROC, right answers against unseen cars",
+    "unseen_identified": "of unseen cars, answered identified",
+    "whole_top1": "top-1, whole photo only",
+    "looks": "looks at a photo",
+    "pointing": "heatmap's peak on the car",
     "auroc_confidence": "AUROC, confidence",
     "auroc_energy": "AUROC, energy",
 }
@@ -34,6 +41,8 @@ def figure_name(figure: str) -> str:
 
 def format_figure(figure: str, value: float) -> str:
     """A count as it is, a fraction as a percentage."""
+    if figure == "looks":
+        return f"{value:.2f}"
     return f"{value:,.0f}" if figure == "photos" else f"{100 * value:.2f} %"
 
 

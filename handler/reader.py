@@ -1,0 +1,113 @@
+"""From the bytes of several photos to network input, on all cores and within a time limit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from handler.decode import decode_photo
+from handler.errors import PhotoError, PhotoTimeoutError
+from handler.preprocessing import Preprocessing
+from handler.region import Box
+
+__all__ = ["PATIENCE_S", "PhotoReader", "Source", "View"]
+
+# Who chose what is looked at: nobody (it is the whole photo), its sender, or the worker.
+Source = Literal["photo", "box", "found"]
+
+# Decoding the worst photos that are allowed takes seconds each. A batch of them must be over before
+# TorchServe loses patience (responseTimeout) and kills the worker, with the good photos in it.
+PATIENCE_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A part of a photo as the network sees it.
+
+    Attributes:
+        pixels: uint8 [S, S, 3], RGB.
+        box: the part of the photo.
+        size: of the whole upright photo in pixels, (width, height).
+        source: who chose the part.
+        warnings: what the sender should know about the photo.
+        decode_ms: milliseconds it took.
+    """
+
+    pixels: NDArray[np.uint8]
+    box: Box
+    size: tuple[int, int]
+    source: Source = "photo"
+    warnings: tuple[str, ...] = ()
+    decode_ms: float = 0.0
+
+    @classmethod
+    def of(cls, image: Image.Image, preprocessing: Preprocessing, box: Box | None = None) -> View:
+        """A view of an RGB image that is decoded already; of a part if the worker found one."""
+        whole = Box(0, 0, *image.size)
+        part = image if box is None else image.crop((box.left, box.top, box.right, box.bottom))
+        source: Source = "photo" if box is None else "found"
+        return cls(preprocessing(part), box or whole, image.size, source)
+
+
+class PhotoReader:
+    """Decodes and preprocesses photos side by side: Pillow's decoders leave the GIL to others."""
+
+    def __init__(self, preprocessing: Preprocessing, threads: int | None = None) -> None:
+        """Start no thread yet.
+
+        Args:
+            preprocessing: the network's.
+            threads: photos decoded at a time; None for as many as this process has cores.
+        """
+        self._preprocessing = preprocessing
+        self._pool = ThreadPoolExecutor(
+            threads or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
+        )
+
+    def read(
+        self,
+        wanted: Sequence[tuple[bytes | bytearray, Box | None]],
+        *,
+        deadline: float,
+        found: bool = False,
+    ) -> list[View | PhotoError]:
+        """Read photos, or parts of them; a bad one changes nothing for the others.
+
+        Args:
+            wanted: files as they were sent, and the part to read; None for the whole.
+            deadline: `time.monotonic()` at which photos whose turn has not come are given up: for
+                a batch, `PATIENCE_S` from its beginning.
+            found: whether the parts were found by the worker, not asked for.
+        """
+
+        def read(photo: tuple[bytes | bytearray, Box | None]) -> View | PhotoError:
+            return self._read(*photo, found=found, deadline=deadline)
+
+        # No need to wake another thread for one.
+        return [read(wanted[0])] if len(wanted) == 1 else list(self._pool.map(read, wanted))
+
+    def _read(
+        self, data: bytes | bytearray, box: Box | None, *, found: bool, deadline: float
+    ) -> View | PhotoError:
+        start = time.monotonic()
+        if start > deadline:
+            return PhotoTimeoutError(
+                "The photos sent at the same time took too long to decode. Send this one again, "
+                "smaller if it is a very large one."
+            )
+        try:
+            photo = decode_photo(data, min_side=self._preprocessing.size, box=box)
+        except PhotoError as error:
+            return error
+        pixels = self._preprocessing(photo.image)
+        source: Source = "photo" if box is None else "found" if found else "box"
+        decode_ms = 1000 * (time.monotonic() - start)
+        return View(pixels, photo.box, photo.size, source, photo.warnings, decode_ms)
