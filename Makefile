@@ -5,8 +5,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train lr-range-test show-augmentations ablation bench-train evaluate \
-	archive openapi constraints clean
+.PHONY: help serve test lint train lr-range-test show-augmentations ablation bench bench-train soak evaluate \
+	show-explanations archive openapi constraints clean
 
 # The first Python 3.11 at hand. Expanded only where it is used: `make help` works without one.
 is_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
@@ -24,6 +24,7 @@ example_train = make $@ CONFIG=lightning_train/configs/efficientnet_lite0_cpu.ya
 example_ablation = make ablation EXPERIMENTS=lightning_train/experiments/schedules.yaml DATA=/path/to/data
 example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
 example_archive = make archive CHECKPOINT=runs/…/best.ckpt VERSION=1.1 DATA=/path/to/data
+example_explanations = make $@ ARCHIVE=model_store/car_identifier.mar PHOTOS=/path/to/photos
 require = $(foreach name,$(1),$(if $($(name)),,$(error $(name) is missing; for example: $(2))))
 
 help: ## what can be done here (the default)
@@ -70,16 +71,30 @@ bench-train: ## photos a second beside the ceiling and the usual loop: CONFIG=�
 	$(set_up) train
 	@$(VENV) -m benchmarks.training $(configured) $(ARGS)
 
+soak: ## 10,000 good and bad requests to the real service, every answer checked: [DATA=folder]
+	$(set_up) dev
+	@$(VENV) -m benchmarks.soak $(if $(DATA),--data '$(DATA)') $(ARGS)
+
+bench: ## photos a second beside the bare engine and other servers, 25 minutes: [ARCHIVE=….mar] [DATA=folder]
+	$(set_up) bench
+	@$(VENV) -m benchmarks.serving $(if $(ARCHIVE),--archive '$(ARCHIVE)') \
+		$(if $(DATA),--photos '$(or $(wildcard $(DATA)/photos),$(DATA))') $(ARGS)
+
 evaluate: ## score an archive: ARCHIVE=model_store/….mar DATA=folder SPLIT=train|val|test
 	$(call require,ARCHIVE DATA SPLIT,$(example_evaluate))
 	$(set_up) train
 	@$(VENV) -m lightning_train evaluate --archive '$(ARCHIVE)' --data '$(DATA)' --split '$(SPLIT)' $(ARGS)
 
-archive: ## quantise a checkpoint into an archive and its model card: CHECKPOINT=….ckpt VERSION=1.1 DATA=folder [CONFIG=….yaml]
+archive: ## package a checkpoint, with its model card: CHECKPOINT=….ckpt VERSION=1.1 DATA=folder [ENGINE=openvino|torch] [CONFIG=….yaml]
 	$(call require,CHECKPOINT VERSION DATA,$(example_archive))
 	$(set_up) train
 	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
-		--data '$(DATA)' $(if $(CONFIG),--recipe '$(CONFIG)') $(ARGS)
+		--data '$(DATA)' $(if $(ENGINE),--engine '$(ENGINE)') $(if $(CONFIG),--recipe '$(CONFIG)') $(ARGS)
+
+show-explanations: ## draw where an archive looks on photos: ARCHIVE=model_store/….mar PHOTOS=folder
+	$(call require,ARCHIVE PHOTOS,$(example_explanations))
+	$(set_up) train
+	@$(VENV) -m lightning_train show-explanations --archive '$(ARCHIVE)' --photos '$(PHOTOS)' $(ARGS)
 
 openapi: ## write openapi/car-identifier.yaml from the gateway
 	$(set_up) dev
@@ -88,6 +103,7 @@ openapi: ## write openapi/car-identifier.yaml from the gateway
 
 constraints: ## pin in constraints.txt what .venv holds (first upgrade there: .venv/bin/pip install -U …)
 	$(set_up) dev
+	$(set_up) bench
 	@{ sed '/^[^#]/,$$d' constraints.txt; $(VENV) -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
 		> constraints.new
 	@mv constraints.new constraints.txt

@@ -17,7 +17,6 @@ __all__ = ["to_srgb"]
 # A profile that moves no colour further than this (of 255) is sRGB in all but name, as that of most
 # photos: these keep their pixels to the bit, and cost nothing.
 _NOTICEABLE = 3
-_COLOUR_SPACES = {"RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode → the profile's
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
@@ -40,12 +39,11 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """What brings the profile's colours to sRGB; None if they stay as they are."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _COLOUR_SPACES.get(mode):
-            return None
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
         if mode == "RGB" and _changes_little(transform):
             return None
-    # Little CMS refuses broken profiles in many ways; none is a reason to refuse the photo.
+    # Little CMS refuses profiles that are broken or for other kinds of images; neither is a reason
+    # to refuse the photo.
     except Exception:
         return None
     return transform

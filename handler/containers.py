@@ -47,14 +47,12 @@ class JpegFile:
         icc_profile: the colour profile, if there is one.
         is_multi_scan: whether it is progressive or the like, so that all its coefficients are held
             in memory while it is decoded.
-        is_complete: whether the walk came to the image's end marker.
     """
 
     size: tuple[int, int]
     orientation: int
     icc_profile: bytes | None
     is_multi_scan: bool
-    is_complete: bool
     # Segments and scans in order; those that refine frequencies above zero are marked.
     _parts: list[tuple[bool, memoryview]]
 
@@ -64,8 +62,7 @@ class JpegFile:
         At 1/8 a pixel is the mean of a block, frequency zero: the other scans of a progressive file
         would be read for nothing, and they are most of it.
         """
-        wants_detail = scale < 8 or not self.is_multi_scan or not self.is_complete
-        return b"".join(part for is_detail, part in self._parts if wants_detail or not is_detail)
+        return b"".join(part for is_detail, part in self._parts if scale < 8 or not is_detail)
 
     @classmethod
     def read(cls, data: bytes | bytearray) -> JpegFile:
@@ -80,7 +77,7 @@ class JpegFile:
         size: tuple[int, int] | None = None
         exif: memoryview | None = None
         profile: dict[int, memoryview] = {}
-        profile_parts = scans = code = 0
+        profile_parts = scans = 0
         for code, start, end in _segments(data):
             body = view[start + 4 : end]
             is_detail = False
@@ -115,7 +112,6 @@ class JpegFile:
             exif_orientation(exif),
             join_profile(profile, profile_parts),
             is_multi_scan=scans > 1,
-            is_complete=code == _EOI,
             _parts=parts,
         )
 

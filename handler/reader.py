@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from handler.decode import decode_photo
+from handler.decode import OpenPhoto, open_photo
 from handler.errors import PhotoError, PhotoTimeoutError
 from handler.preprocessing import Preprocessing
 from handler.region import Box
@@ -87,16 +87,27 @@ class PhotoReader:
                 a batch, `PATIENCE_S` from its beginning.
             found: whether the parts were found by the worker, not asked for.
         """
+        results: dict[int, View | PhotoError] = {}
+        opened: dict[int, OpenPhoto] = {}
+        for place, (data, box) in enumerate(wanted):
+            try:
+                opened[place] = open_photo(data, min_side=self._preprocessing.size, box=box)
+            except PhotoError as error:
+                results[place] = error.detached()
 
-        def read(photo: tuple[bytes | bytearray, Box | None]) -> View | PhotoError:
-            return self._read(*photo, found=found, deadline=deadline)
+        def decode(place: int) -> View | PhotoError:
+            box = wanted[place][1]
+            source: Source = "photo" if box is None else "found" if found else "box"
+            return self._decode(opened[place], source, deadline)
 
+        # The heavy ones, which wait for each other, last: they must not keep the others waiting.
+        places = sorted(opened, key=lambda place: opened[place].is_heavy)
         # No need to wake another thread for one.
-        return [read(wanted[0])] if len(wanted) == 1 else list(self._pool.map(read, wanted))
+        decoded = self._pool.map(decode, places) if len(places) > 1 else map(decode, places)
+        results.update(zip(places, decoded, strict=True))
+        return [results[place] for place in range(len(wanted))]
 
-    def _read(
-        self, data: bytes | bytearray, box: Box | None, *, found: bool, deadline: float
-    ) -> View | PhotoError:
+    def _decode(self, photo: OpenPhoto, source: Source, deadline: float) -> View | PhotoError:
         start = time.monotonic()
         if start > deadline:
             return PhotoTimeoutError(
@@ -104,10 +115,9 @@ class PhotoReader:
                 "smaller if it is a very large one."
             )
         try:
-            photo = decode_photo(data, min_side=self._preprocessing.size, box=box)
+            decoded = photo.decode()
         except PhotoError as error:
-            return error
-        pixels = self._preprocessing(photo.image)
-        source: Source = "photo" if box is None else "found" if found else "box"
+            return error.detached()
+        pixels = self._preprocessing(decoded.image)
         decode_ms = 1000 * (time.monotonic() - start)
-        return View(pixels, photo.box, photo.size, source, photo.warnings, decode_ms)
+        return View(pixels, decoded.box, decoded.size, source, decoded.warnings, decode_ms)

@@ -34,6 +34,7 @@ from handler.errors import (  # noqa: E402
     UnsupportedImageTypeError,
 )
 from handler.identifier import CarIdentifier  # noqa: E402
+from handler.memory import return_freed_memory  # noqa: E402
 from handler.options import OPTION_NAMES, Options  # noqa: E402
 from handler.telemetry import METRICS, Metric, log_line, observations  # noqa: E402
 
@@ -60,6 +61,7 @@ class CarIdentifierHandler:
         broken archive is logged in one line and ends the worker.
         """
         start = time.perf_counter()
+        return_freed_memory()
         config = (context.model_yaml_config or {}).get("handler") or {}
         directory = context.system_properties["model_dir"]
         try:
@@ -102,7 +104,7 @@ class CarIdentifierHandler:
                 options[index] = Options.parse(**{**sent, "request_id": request_ids[index]})
                 photos[index] = _photo(fields)
             except PhotoError as error:
-                replies[index] = error
+                replies[index] = error.detached()
 
         answers = self._identifier.identify(
             list(photos.values()), [options[index] for index in photos]

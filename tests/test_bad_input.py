@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import platform
+import subprocess
+import sys
 import time
 import tracemalloc
 import warnings
@@ -159,6 +162,7 @@ def test_bad_photos_leave_nothing_in_memory(identifier: CarIdentifier) -> None:
     try:
         for _ in range(3):
             identifier.identify(batch)
+        time.sleep(0.2)  # until the decoding threads have let go of their last results
         held = [it for it in gc.get_objects() if issubclass(type(it), PhotoError)]
     finally:
         gc.enable()
@@ -275,6 +279,37 @@ def test_heavy_photos_are_decoded_one_at_a_time_and_light_ones_meanwhile(
     told = [result.size if isinstance(result, DecodedPhoto) else result.code for result in results]
     assert told == [(1200, 1000), "image_unreadable", (96, 64), (96, 64)] * 6
     assert together == [1] * 6
+
+
+_PICTURES_COME_AND_GO = """
+import gc, pathlib, re, sys
+from PIL import Image
+from handler.memory import return_freed_memory
+if sys.argv[1] == "yes":
+    return_freed_memory()
+for side in (2500, 3000):  # 25 and 36 MB: glibc takes what it frees as a hint
+    Image.new("RGB", (side, side), "red")
+pictures, small = [], []
+for _ in range(20):
+    pictures.append(Image.new("RGB", (1900, 1900), "red"))
+    small.append(bytearray(60_000))
+del pictures
+gc.collect()
+status = pathlib.Path("/proc/self/status").read_text()
+print(re.search(r"VmRSS:\\s+(\\d+)", status)[1])
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries have no such hoard"
+)
+def test_pictures_that_are_gone_leave_no_memory_behind() -> None:
+    with_it, without = (
+        int(subprocess.check_output([sys.executable, "-c", _PICTURES_COME_AND_GO, tuned]))
+        for tuned in ("yes", "no")
+    )
+    assert with_it < 80_000  # kB
+    assert without > with_it + 100_000
 
 
 def test_a_photo_that_was_opened_may_be_decoded_again() -> None:

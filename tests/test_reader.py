@@ -23,8 +23,8 @@ from factories import (
 )
 from PIL import Image
 
-import handler.decode
 from handler.answer import Answer
+from handler.decode import DecodedPhoto, OpenPhoto
 from handler.errors import PhotoError, PhotoTimeoutError
 from handler.identifier import CarIdentifier
 from handler.preprocessing import Preprocessing
@@ -144,13 +144,13 @@ def test_photos_whose_turn_comes_too_late_are_given_up(monkeypatch: pytest.Monke
 
 def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Every photo takes this long to decode."""
-    decode = handler.decode.decode_photo
+    decode = OpenPhoto.decode
 
-    def slowly(*arguments: object, **options: object) -> object:
+    def slowly(photo: OpenPhoto) -> DecodedPhoto:
         time.sleep(seconds)
-        return decode(*arguments, **options)
+        return decode(photo)
 
-    monkeypatch.setattr("handler.reader.decode_photo", slowly)
+    monkeypatch.setattr(OpenPhoto, "decode", slowly)
 
 
 def test_a_batch_of_slow_photos_is_over_in_time_closer_looks_and_all(

