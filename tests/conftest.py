@@ -32,13 +32,6 @@ def cars_data() -> Path:
     return path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, a file's stay together, and so do all of the one live stack."""
-    for item in items:
-        group = "live" if item.get_closest_marker("live") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty toy cars in the devkit layout, to be read only."""
