@@ -32,14 +32,6 @@ def cars_data() -> Path:
     return path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that call torch.export last.
-
-    After them the process crashes (SIGSEGV, cause not found) in tests of data loaders that follow.
-    """
-    items.sort(key=lambda item: item.path.name in ("test_archive.py", "test_engine.py"))
-
-
 @pytest.fixture(scope="session")
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty toy cars in the devkit layout, to be read only."""
