@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from benchmarks.service import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 200
@@ -97,15 +98,6 @@ def wait_until_ready(stack: LiveStack) -> None:
         if stack.process.poll() is not None or time.monotonic() > deadline:
             pytest.fail(f"the service did not start:\n{stack.output}", pytrace=False)
         time.sleep(0.2)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def descendants(pid: int) -> set[int]:

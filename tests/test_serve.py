@@ -18,12 +18,12 @@ from live_stack import (
     STOP_TIMEOUT,
     LiveStack,
     descendants,
-    free_ports,
     running_stack,
     still_running,
     wait_until_ready,
 )
 
+from benchmarks.service import free_ports
 from deploy.options import Options
 from deploy.process_group import ProcessGroup
 from deploy.serve import effective_properties

@@ -17,12 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.service import BenchmarkError
 from benchmarks.serving.acceptance import acceptance
 from benchmarks.serving.machine import cores, cpu_model, versions
 from benchmarks.serving.measuring import CEILING_BATCH, Plan, measure_all
 from benchmarks.serving.photos import KINDS, write_photos
 from benchmarks.serving.report import failures, write_results
-from benchmarks.serving.servers import SERVERS, BenchmarkError
+from benchmarks.serving.servers import SERVERS
 from benchmarks.serving.stand_in import CLASSES, prepare
 from handler.errors import ArchiveError
 

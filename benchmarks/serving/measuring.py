@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.service import BenchmarkError
 from benchmarks.serving.load import Load
 from benchmarks.serving.machine import busy_seconds, cores, cpu_seconds, family, memory_bytes
-from benchmarks.serving.servers import EAGER_SERVERS, SERVERS, BenchmarkError, Target, running
+from benchmarks.serving.servers import EAGER_SERVERS, SERVERS, Target, running
 from benchmarks.serving.stand_in import Contest
 
 __all__ = ["CEILING_BATCH", "Plan", "measure_all"]

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.service import BenchmarkError, Service, free_ports, serve_command
 from benchmarks.serving.load import Load, post
 from benchmarks.serving.stand_in import Contest
 from deploy.process_group import ProcessGroup
 
 __all__ = [
-    "EAGER_SERVERS", "GATEWAY", "LITSERVE_INT8", "SERVERS", "WORKER", "BenchmarkError", "Server",
-    "Target", "running",
+    "EAGER_SERVERS", "GATEWAY", "LITSERVE_INT8", "SERVERS", "WORKER", "Server", "Target",
+    "running",
 ]  # fmt: skip
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_TIMEOUT = 180.0
 _STOP_PATIENCE = 40.0
 _PEERS = "benchmarks.serving.peers"
-
-
-class BenchmarkError(Exception):
-    """The benchmark can't go on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +104,9 @@ def running(
         BenchmarkError: it ended, or did not answer in time.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    ports = _free_ports(4)
+    ports = free_ports(4)
     if server.command is None:
-        arguments = _serve_arguments(contest.archive, run_dir, ports)
+        arguments = serve_command(contest.archive, run_dir, ports)
     else:
         arguments = server.command.format(port=ports[0]).split()
     process = ProcessGroup(
@@ -125,13 +120,10 @@ def running(
         if server.command is None:
             gateway = Target(GATEWAY, f"http://127.0.0.1:{ports[0]}/v1/identify")
             _wait_for(gateway, photo, process)
-            keys = json.loads((run_dir / "key_file.json").read_text())
-            worker = Target(
-                WORKER,
-                f"http://127.0.0.1:{ports[1]}/predictions/car_identifier",
-                {"Authorization": f"Bearer {keys['inference']['key']}"},
-                not_counted="gateway",
-            )
+            base, inference, management = (f"http://127.0.0.1:{port}" for port in ports[:3])
+            service = Service(base, inference, management, run_dir / "key_file.json")
+            headers = {"Authorization": service.key("inference")}
+            worker = Target(WORKER, service.predictions, headers, not_counted="gateway")
             targets = [worker, gateway]
         else:
             url = f"http://127.0.0.1:{ports[0]}/predict"
@@ -141,18 +133,6 @@ def running(
         yield process.pid, targets
     finally:
         process.stop(_STOP_PATIENCE)
-
-
-def _serve_arguments(archive: Path, run_dir: Path, ports: list[int]) -> list[str]:
-    options = {
-        "archive": archive,
-        "run-dir": run_dir,
-        "port": ports[0],
-        "inference-port": ports[1],
-        "management-port": ports[2],
-        "metrics-port": ports[3],
-    }
-    return ["-m", "deploy.serve", *(f"--{name}={value}" for name, value in options.items())]
 
 
 def _environment(server: Server, contest: Contest, run_dir: Path) -> dict[str, str]:
@@ -189,12 +169,3 @@ def _wait_for(target: Target, photo: bytes, process: ProcessGroup) -> None:
         f"{target.name} did not answer a photo within {_START_TIMEOUT:.0f} s, its last answer: "
         f"{answer}; the end of its log:\n{process.log_end()}"
     )
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]

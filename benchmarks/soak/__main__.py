@@ -16,10 +16,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.service import BenchmarkError, Service, started
 from benchmarks.soak.clients import Tally, send_all
 from benchmarks.soak.corpus import Request, make_files, make_requests, what_is_expected
 from benchmarks.soak.report import Report
-from benchmarks.soak.stack import SoakError, Stack, started
 from benchmarks.soak.watch import MemoryWatch
 from handler.errors import ArchiveError
 
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with TemporaryDirectory() as folder:
             report = _run(options, Path(folder))
-    except (SoakError, ArchiveError) as error:
+    except (BenchmarkError, ArchiveError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     report.write(options.out)
@@ -47,27 +47,29 @@ def _run(options: argparse.Namespace, folder: Path) -> Report:
     expected = what_is_expected(options.archive, files, folder)
     with ExitStack() as running:
         if options.gateway:
-            stack = Stack(options.gateway, options.inference, options.management, options.key_file)
+            service = Service(
+                options.gateway, options.inference, options.management, options.key_file
+            )
         else:
             run_dir = folder / "run"
             run_dir.mkdir()
-            stack = running.enter_context(started(options.archive.resolve(), run_dir))
+            service = running.enter_context(started(options.archive.resolve(), run_dir))
         requests = make_requests(files, expected, options.requests, options.seed)
-        workers = stack.workers()
+        workers = service.workers()
         tally = Tally()
         watch = MemoryWatch.of_worker(workers[0])
         watcher = threading.Thread(target=watch.run, args=[lambda: tally.sent])
         watcher.start()
         start = time.monotonic()
         try:
-            send_all(stack, _with_progress(requests, options.requests), options.clients, tally)
+            send_all(service, _with_progress(requests, options.requests), options.clients, tally)
         finally:
             watch.stop()
             watcher.join()
         seconds = time.monotonic() - start
         return Report(
             options.archive.name, options.clients, seconds, len(files),
-            (workers, stack.workers()), tally, watch,
+            (workers, service.workers()), tally, watch,
         )  # fmt: skip
 
 

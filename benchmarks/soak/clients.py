@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from benchmarks.service import Service
 from benchmarks.soak.corpus import Expected, Request
-from benchmarks.soak.stack import Stack
 
 __all__ = ["Tally", "complaint", "send_all"]
 
@@ -77,11 +77,13 @@ def _wrong(expected: Expected, status: int, answer: dict[str, Any]) -> str | Non
     return None
 
 
-def send_all(stack: Stack, requests: Iterator[Request], clients: int, tally: Tally) -> None:
+def send_all(service: Service, requests: Iterator[Request], clients: int, tally: Tally) -> None:
     """Send everything and wait for it, counting in `tally` as it comes back."""
     lock = threading.Lock()
     threads = [
-        threading.Thread(target=_Client(stack, requests, lock, tally).run, name=f"client {number}")
+        threading.Thread(
+            target=_Client(service, requests, lock, tally).run, name=f"client {number}"
+        )
         for number in range(clients)
     ]
     for thread in threads:
@@ -94,13 +96,16 @@ class _Client:
     """One client with a connection to each side, kept open."""
 
     def __init__(
-        self, stack: Stack, requests: Iterator[Request], lock: threading.Lock, tally: Tally
+        self, service: Service, requests: Iterator[Request], lock: threading.Lock, tally: Tally
     ) -> None:
         self._requests = requests
         self._lock = lock
         self._tally = tally
-        self._addresses = {"worker": stack.predictions, "gateway": f"{stack.gateway}/v1/identify"}
-        self._key = stack.key("inference")
+        self._addresses = {
+            "worker": service.predictions,
+            "gateway": f"{service.gateway}/v1/identify",
+        }
+        self._key = service.key("inference")
         self._connections: dict[str, http.client.HTTPConnection] = {}
 
     def run(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.hostile_photos import bad_files, encode, mutate, unusual_files
-from benchmarks.soak.stack import SoakError
+from benchmarks.service import BenchmarkError
 from handler.archive import extract_archive
 
 __all__ = ["Expected", "Request", "make_files", "make_requests", "what_is_expected"]
@@ -130,7 +130,7 @@ def what_is_expected(archive: Path, files: dict[str, bytes], folder: Path) -> di
 
     Raises:
         ArchiveError: there is no such archive.
-        SoakError: it can't be run.
+        BenchmarkError: it can't be run.
     """
     sent = folder / "files"
     sent.mkdir()
@@ -144,7 +144,9 @@ def what_is_expected(archive: Path, files: dict[str, bytes], folder: Path) -> di
             cwd=folder, env={"PATH": "/usr/bin:/bin"}, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
     if finished.returncode != 0:
-        raise SoakError(f"{archive}'s own code fails over the files:\n{finished.stderr[-2000:]}")
+        raise BenchmarkError(
+            f"{archive}'s own code fails over the files:\n{finished.stderr[-2000:]}"
+        )
     outcomes = json.loads(result.read_text())
     return {names[int(number)]: Expected.from_json(data) for number, data in outcomes.items()}
 

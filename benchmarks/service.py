@@ -1,4 +1,4 @@
-"""The real service: started here on free ports, or one that runs already."""
+"""The real service under measurement: started here on free ports, or one that runs already."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pathlib import Path
 
 from deploy.process_group import ProcessGroup
 
-__all__ = ["SoakError", "Stack", "started"]
+__all__ = ["BenchmarkError", "Service", "free_ports", "serve_command", "started"]
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 _START_TIMEOUT = 200.0
 _STOP_PATIENCE = 40.0
 _MODEL = "car_identifier"
 
 
-class SoakError(Exception):
+class BenchmarkError(Exception):
     """The run can't go on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class Service:
     """Addresses of a running service, without a final slash.
 
     Attributes:
@@ -65,18 +65,16 @@ class Stack:
 
 
 @contextmanager
-def started(archive: Path, run_dir: Path) -> Iterator[Stack]:
+def started(archive: Path, run_dir: Path) -> Iterator[Service]:
     """Run `deploy.serve` until the end of the `with` block.
 
     Raises:
-        SoakError: it did not become ready.
+        BenchmarkError: it did not become ready.
     """
-    ports = _free_ports(4)
-    names = ("port", "inference-port", "management-port", "metrics-port")
-    options = {"run-dir": run_dir, "archive": archive, **dict(zip(names, ports, strict=True))}
+    ports = free_ports(4)
     process = ProcessGroup(
         "the service",
-        [sys.executable, "-m", "deploy.serve", *(f"--{name}={it}" for name, it in options.items())],
+        [sys.executable, *serve_command(archive, run_dir, ports)],
         cwd=_ROOT,
         log=run_dir / "serve.out",
         env={"PYTHONPATH": os.environ.get("PYTHONPATH", "")},
@@ -86,14 +84,27 @@ def started(archive: Path, run_dir: Path) -> Iterator[Stack]:
         deadline = time.monotonic() + _START_TIMEOUT
         while " is ready" not in (run_dir / "serve.out").read_text():
             if process.exit_code is not None or time.monotonic() > deadline:
-                raise SoakError(f"the service did not start:\n{process.log_end()}")
+                raise BenchmarkError(f"the service did not start:\n{process.log_end()}")
             time.sleep(0.2)
-        yield Stack(gateway, inference, management, run_dir / "key_file.json")
+        yield Service(gateway, inference, management, run_dir / "key_file.json")
     finally:
         process.stop(_STOP_PATIENCE)
 
 
-def _free_ports(count: int) -> list[int]:
+def serve_command(archive: Path, run_dir: Path, ports: list[int]) -> list[str]:
+    """Python's arguments to serve an archive.
+
+    Args:
+        archive: the .mar.
+        run_dir: for whatever the service writes.
+        ports: of the gateway, and of TorchServe's inference, management and metrics.
+    """
+    names = ("port", "inference-port", "management-port", "metrics-port")
+    options = {"archive": archive, "run-dir": run_dir, **dict(zip(names, ports, strict=True))}
+    return ["-m", "deploy.serve", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on, all different."""
     with ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
