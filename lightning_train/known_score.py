@@ -67,8 +67,11 @@ def cross_fitted(
     Fitted on every second photo, measured on the others, and the other way round.
 
     Returns:
-        `calibration_error`, `identified` and `identified_right`, each the mean of the two.
+        `calibration_error`, `identified` and `identified_right`, each the mean of the two; empty
+        where a single photo leaves nothing to measure on.
     """
+    if len(truth) < 2:
+        return {}
     halves = np.arange(len(truth)) % 2 == 0
     measured = []
     for fit in (halves, ~halves):

@@ -65,3 +65,8 @@ def test_figures_are_cross_fitted() -> None:
     assert set(figures) == {"calibration_error", "identified", "identified_right"}
     assert figures["identified_right"] == 0
     assert figures["calibration_error"] > 0.5
+
+
+def test_a_single_photo_cannot_be_cross_fitted() -> None:
+    logits = np.array([[1.0, 0.0, 0.0]], dtype=np.float32)
+    assert cross_fitted(logits, np.array([0]), "max_probability", 0.95) == {}

@@ -121,11 +121,11 @@ def test_the_threshold_is_the_lowest_that_keeps_the_precision(
 ) -> None:
     confidence = np.array([0.3, 0.9, 0.7, 0.6, 0.4])
     right = np.array([False, True, False, True, False])
-    assert metrics.fit_min_confidence(confidence, right, precision) == expected
+    assert metrics.fit_threshold(confidence, right, precision) == expected
 
 
-def test_no_confidence_is_enough_for_a_network_that_is_never_right() -> None:
-    assert metrics.fit_min_confidence(np.array([0.9, 0.5]), np.array([False, False]), 0.9) == 1.0
+def test_no_score_is_enough_for_a_network_that_is_never_right() -> None:
+    assert metrics.fit_threshold(np.array([0.9, 0.5]), np.array([False, False]), 0.9) > 0.9
 
 
 @pytest.mark.parametrize(
