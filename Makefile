@@ -36,13 +36,7 @@ serve: ## TorchServe and the gateway with the bundled archive, on http://127.0.0
 
 test: ## all tests; those that need real photos run if CARS_DATA names the data folder
 	$(set_up) dev
-ifdef ARGS
 	@$(VENV) -m pytest $(ARGS)
-else
-	@# torch.export and data loaders in one process end in SIGSEGV (cause not found): two processes.
-	@$(VENV) -m pytest tests/test_archive.py tests/test_engine.py
-	@$(VENV) -m pytest --ignore=tests/test_archive.py --ignore=tests/test_engine.py
-endif
 
 lint: ## style, types and the import rules of ARCHITECTURE.md
 	$(set_up) dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,16 @@ class Engine(Protocol):
         ...
 
 
+@cache
+def _core() -> openvino.Core:
+    """The only one of this process, and never dropped.
+
+    Each installs an alternate signal stack; two that are not dropped in the reverse order of their
+    making leave an unmapped one behind, and the next signal is a SIGSEGV.
+    """
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """OpenVINO on the CPU.
 
@@ -70,7 +81,7 @@ class OpenVinoEngine:
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = str(threads)
         try:
-            compiled = openvino.Core().compile_model(str(model), "CPU", options)
+            compiled = _core().compile_model(str(model), "CPU", options)
             self._logits = compiled.output("logits")
             self._feature_map = compiled.output("feature_map")
         except RuntimeError as error:

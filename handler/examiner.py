@@ -37,7 +37,7 @@ class Look:
         view: what was looked at.
         logits: [C].
         feature_map: [F, h, w].
-        car_score: how much it looks like a car, see `CarIdentifier.car_scores`.
+        car_score: how much it looks like a car, see `CarDetector.scores`.
         confidence: calibrated probability of the likeliest class.
         verdict: what is concluded.
         decode_ms: milliseconds for this and all earlier looks at the photo.
@@ -126,7 +126,7 @@ class Examiner:
                 )
         return best
 
-    def car_scores(self, output: EngineOutput) -> NDArray[np.float32]:
+    def _car_scores(self, output: EngineOutput) -> NDArray[np.float32]:
         """How much each photo of a batch looks like a car at all, [N]; from 0 on it is one.
 
         Infinite without a detector: such an archive takes everything for a car.
@@ -139,7 +139,7 @@ class Examiner:
         start = time.perf_counter()
         output = self._engine.run(np.stack([view.pixels for view in views]))
         inference_ms = 1000 * (time.perf_counter() - start)
-        car_scores = self.car_scores(output)
+        car_scores = self._car_scores(output)
         known = self._known.scores(output.logits) >= self._known.threshold
         confidences = softmax(output.logits / self._known.temperature).max(axis=-1)
         found_from = self._detector.found_from if self._detector else 0.0
