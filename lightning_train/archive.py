@@ -90,7 +90,7 @@ def archive(
         pixels = _pixels(val.samples, model.preprocessing)
         logits, features = _run(built.engine, pixels)
         write_labels(val.labels, content / "labels.csv")
-        np.savez(content / "classifier.npz", weights=class_weights(model))
+        np.savez(content / "classifier.npz", weights=class_weights(model.network))
         np.savez_compressed(
             content / "selfcheck.npz",
             images=pixels[:_SELFCHECK_PHOTOS],
@@ -167,12 +167,13 @@ def _write_model(
 ) -> _Built:
     """Write the engine's files and load it from them."""
     if engine == "torch":
-        write_torch(model, content)
+        write_torch(model.network, model.preprocessing, content)
         running = TorchEngine(content / "model.pt2")
         return _Built(running, "model.pt2", running.precision)
     chosen = np.random.default_rng(0).permutation(len(samples))[:calibration_photos]
     print(f"quantising {model.hparams['network']} with {len(chosen)} training photos", flush=True)
-    write_openvino(model, content, _pixels([samples[i] for i in chosen], model.preprocessing))
+    pixels = _pixels([samples[i] for i in chosen], model.preprocessing)
+    write_openvino(model.network, model.preprocessing, content, pixels)
     return _Built(OpenVinoEngine(content / "model.xml"), "model.xml", "int8")
 
 

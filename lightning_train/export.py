@@ -82,13 +82,13 @@ def float_logits(model: CarClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.
     return result
 
 
-def class_weights(model: CarClassifier) -> NDArray[np.float16]:
+def class_weights(network: CarNetwork) -> NDArray[np.float16]:
     """The head's weights [C, F]: times the feature map they are the map of each class.
 
     Nothing but a mean lies between map and logits, so the mean of a class's map over the picture
     is its logit less the head's bias: the map says how much each place speaks for the class.
     """
-    weights: NDArray[np.float16] = model.network.head.weight.detach().half().numpy()
+    weights: NDArray[np.float16] = network.head.weight.detach().half().numpy()
     return weights
 
 
@@ -133,25 +133,29 @@ def quantize(graph: Any, pixels: NDArray[np.uint8]) -> Any:
 
 
 def write_openvino(
-    model: CarClassifier, directory: Path, calibration: NDArray[np.uint8] | None
+    network: CarNetwork,
+    preprocessing: Preprocessing,
+    directory: Path,
+    calibration: NDArray[np.uint8] | None,
 ) -> None:
     """Write `model.xml` and `model.bin`, in 8 bits.
 
     Args:
-        model: from `load_classifier`.
+        network: in evaluation mode.
+        preprocessing: goes into the graph.
         directory: where to.
         calibration: for `quantize`; None leaves the network in float32.
     """
-    graph = export_openvino(model.network, model.preprocessing)
+    graph = export_openvino(network, preprocessing)
     if calibration is not None:
         graph = quantize(graph, calibration)
     # What stays float stays exact: fp16 would save a megabyte at most.
     ov.save_model(graph, directory / "model.xml", compress_to_fp16=False)
 
 
-def write_torch(model: CarClassifier, directory: Path) -> None:
+def write_torch(network: CarNetwork, preprocessing: Preprocessing, directory: Path) -> None:
     """Write `model.pt2`, which torch alone can load, with weights in half precision."""
-    torch.export.save(export_torch(model.network, model.preprocessing), directory / "model.pt2")
+    torch.export.save(export_torch(network, preprocessing), directory / "model.pt2")
 
 
 def export_torch(network: CarNetwork, preprocessing: Preprocessing) -> torch.export.ExportedProgram:

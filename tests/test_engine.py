@@ -60,8 +60,8 @@ def model() -> CarClassifier:
 def directory(model: CarClassifier, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The network as both engines' files, nothing quantised."""
     directory = tmp_path_factory.mktemp("engines")
-    write_openvino(model, directory, calibration=None)
-    write_torch(model, directory)
+    write_openvino(model.network, model.preprocessing, directory, calibration=None)
+    write_torch(model.network, model.preprocessing, directory)
     return directory
 
 
@@ -96,7 +96,9 @@ def test_the_maps_of_the_classes_average_to_the_logits(
     name: str, device: str, model: CarClassifier, directory: Path
 ) -> None:
     output = load_engine(name, directory, device=device).run(PIXELS)
-    maps = np.einsum("cf,nfhw->nchw", class_weights(model).astype(np.float32), output.feature_map)
+    maps = np.einsum(
+        "cf,nfhw->nchw", class_weights(model.network).astype(np.float32), output.feature_map
+    )
     bias = model.network.head.bias.detach().numpy()
     assert maps.mean(axis=(2, 3)) + bias == pytest.approx(output.logits, abs=0.01)
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -27,7 +26,7 @@ from handler.engine import OpenVinoEngine
 from handler.labels import stanford_cars_labels, write_labels
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
-from lightning_train.export import export_openvino, quantize
+from lightning_train.export import class_weights, write_openvino
 from lightning_train.networks import CarNetwork, build_network
 from lightning_train.packaging import MODEL_NAME, package
 
@@ -123,12 +122,11 @@ def _build_model(manifest: ModelManifest, photos: Sequence[bytes], model: Path) 
     torch.save(network.state_dict(), model / "weights.pt")
     content = model / "archive"
     content.mkdir()
-    graph = quantize(export_openvino(network, preprocessing), pixels)
-    openvino.save_model(graph, content / "model.xml", compress_to_fp16=False)
+    write_openvino(network, preprocessing, content, pixels)
     images = pixels[:4]
     logits = OpenVinoEngine(content / "model.xml").run(images).logits
     np.savez_compressed(content / "selfcheck.npz", images=images, logits=logits)
-    np.savez(content / "classifier.npz", weights=network.head.weight.detach().half().numpy())
+    np.savez(content / "classifier.npz", weights=class_weights(network))
     replace(manifest, selfcheck_atol=float(logits.std())).write(content / "model.json")
     write_labels(stanford_cars_labels(), content / "labels.csv")
 
