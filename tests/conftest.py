@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from toy_cars import write_devkit
 # torchvision_compat.
 import lightning_train  # noqa: F401
 
+# A shell starts what runs in the background with Ctrl-C ignored, and so would be what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Toy networks are no faster on two threads, and round differently than the one thread of the
 # commands that tests start.
 torch.set_num_threads(1)
