@@ -16,12 +16,17 @@ ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to
 class Options:
     """Where everything is and listens; the attributes are the command line's options.
 
+    The files that the gateway is told about by others, its API keys and its canary, are named in
+    the environment only, as for those who write them.
+
     TorchServe listens on loopback only, whatever the options say: its own surface must not be
     public, and the gateway, which may be, is on the same machine.
     """
 
     archive: Path
     run_dir: Path
+    api_keys_file: Path
+    canary_file: Path
     host: str
     port: int
     inference_port: int
@@ -66,6 +71,9 @@ class Options:
         option("metrics_port", int, 8082, "TorchServe's metrics port")
         option("startup_timeout", float, 180.0, "seconds until readiness is given up")
         values = vars(parser.parse_args(arguments))
-        for name in ("archive", "run_dir"):
+        for name in ("api_keys", "canary"):
+            file = environ.get(f"CARID_{name.upper()}_FILE")
+            values[f"{name}_file"] = Path(file) if file else values["run_dir"] / f"{name}.json"
+        for name in ("archive", "run_dir", "api_keys_file", "canary_file"):
             values[name] = values[name].resolve()
         return cls(**values)

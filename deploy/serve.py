@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from deploy.api_keys import prepare_api_keys
 from deploy.bootstrap import BootstrapError, require_python
 from deploy.options import LOOPBACK, ROOT, Options
 from deploy.preflight import ServeError, check, exclusive_run_dir, temporary_directory
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with exclusive_run_dir(options.run_dir), temporary_directory() as temporary:
             options.key_file.unlink(missing_ok=True)  # tokens of an earlier start open nothing
             java_home = check(options)
-            return serve(options, java_home, temporary, stop)
+            key_needed = prepare_api_keys(options, gateway_environment(options))
+            return serve(options, java_home, temporary, stop, key_needed=key_needed)
     except (ServeError, BootstrapError) as error:
         return failed(error)
 
@@ -74,7 +76,9 @@ class StopRequest:
         return self._signals > 1
 
 
-def serve(options: Options, java_home: Path, temporary: Path, stop: StopRequest) -> int:
+def serve(
+    options: Options, java_home: Path, temporary: Path, stop: StopRequest, *, key_needed: bool
+) -> int:
     """Start both services, announce readiness, stay until asked to stop or one of them ends.
 
     Returns:
@@ -91,7 +95,7 @@ def serve(options: Options, java_home: Path, temporary: Path, stop: StopRequest)
             lambda: is_ready(options, services[0].log), services, stop, options.startup_timeout
         )
         if not stop:
-            announce(options, time.monotonic() - started)
+            announce(options, time.monotonic() - started, key_needed=key_needed)
         wait_until(lambda: False, services, stop)
         return 0
     except ServeError as error:
@@ -137,14 +141,21 @@ def start_gateway(options: Options) -> ProcessGroup:
         [sys.executable, "-m", "gateway"],
         cwd=ROOT,
         log=options.run_dir / "gateway.log",
-        env={
-            "CARID_HOST": options.host,
-            "CARID_PORT": str(options.port),
-            "CARID_INFERENCE_URL": f"http://{LOOPBACK}:{options.inference_port}",
-            "CARID_MANAGEMENT_URL": f"http://{LOOPBACK}:{options.management_port}",
-            "CARID_KEY_FILE": str(options.key_file),
-        },
+        env=gateway_environment(options),
     )
+
+
+def gateway_environment(options: Options) -> dict[str, str]:
+    """The gateway's settings that follow from where everything is."""
+    return {
+        "CARID_HOST": options.host,
+        "CARID_PORT": str(options.port),
+        "CARID_INFERENCE_URL": f"http://{LOOPBACK}:{options.inference_port}",
+        "CARID_MANAGEMENT_URL": f"http://{LOOPBACK}:{options.management_port}",
+        "CARID_KEY_FILE": str(options.key_file),
+        "CARID_API_KEYS_FILE": str(options.api_keys_file),
+        "CARID_CANARY_FILE": str(options.canary_file),
+    }
 
 
 def effective_properties(source: str, options: Options) -> str:
@@ -216,14 +227,20 @@ def is_ready(options: Options, torchserve_log: Path) -> bool:
     return False
 
 
-def announce(options: Options, seconds: float) -> None:
+def announce(options: Options, seconds: float, *, key_needed: bool) -> None:
     """Say where everything is, and how to send the first photo."""
     carid = shown(Path(sys.executable).with_name("carid"))
     address = "" if options.port == 8000 else f"CARID_URL={options.url} "
+    # Where the client looks for a key, so that both lines can be pasted after one export.
+    export, header = "", ""
+    if key_needed:
+        export = "  export CARID_API_KEY=…\n"
+        header = '-H "X-API-Key: $CARID_API_KEY" '
     print(
         f"""
 Car Identifier is ready, after {seconds:.0f} s, at {options.url}
 
+  web page        {options.url}/
   documentation   {options.url}/swagger/
   TorchServe      inference :{options.inference_port}, management :{options.management_port}, \
 metrics :{options.metrics_port} on {LOOPBACK} only
@@ -231,7 +248,7 @@ metrics :{options.metrics_port} on {LOOPBACK} only
 
 Send a photo of a car:
 
-  curl -F file=@photo.jpg {options.url}/v1/identify
+{export}  curl {header}-F file=@photo.jpg {options.url}/v1/identify
   {address}{carid} identify photo.jpg
 
 Ctrl-C stops everything.""",

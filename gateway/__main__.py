@@ -6,10 +6,11 @@ import logging
 import sys
 
 import uvicorn
-from pydantic import ValidationError
 
 from gateway.app import create_app
-from gateway.settings import Settings
+from gateway.first_key import make_first_key
+from gateway.keys import KeyStoreError
+from gateway.settings import read_settings
 
 
 def main() -> None:
@@ -19,13 +20,13 @@ def main() -> None:
     )
     # One line per photo to TorchServe; the gateway has its own line per request.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    settings = read_settings()
     try:
-        settings = Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "CARID_" + "_".join(map(str, problem["loc"])).upper()
-            print(f"{name}: {problem['msg']}, not {problem['input']!r}", file=sys.stderr)
-        sys.exit(2)
+        first_key = make_first_key(settings)
+    except KeyStoreError as error:
+        sys.exit(str(error))
+    if first_key:
+        print(f"The first API key, shown this once: {first_key}", flush=True)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -33,6 +34,8 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
         # Longer than any Retry-After: who comes back in time finds the connection still open.
         timeout_keep_alive=65,
         timeout_graceful_shutdown=10,

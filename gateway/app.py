@@ -6,15 +6,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
-from gateway import health, identify, labels
-from gateway.errors import install_error_handlers
+from gateway import health, identify, labels, legacy, metrics, models
+from gateway.access import REFUSALS, UPLOAD_REFUSALS, Access
+from gateway.canary import Canary
+from gateway.errors import error_responses, install_error_handlers
+from gateway.headers import SecurityHeaders, cors_options
 from gateway.health import ReadinessProbe
 from gateway.identify import Identifier
+from gateway.key_description import describe_keys
 from gateway.labels import LabelCache
-from gateway.middleware import RequestContext
+from gateway.metrics import Metrics, MetricsMiddleware
+from gateway.middleware import Net, RequestContext
+from gateway.models import ServedModels
+from gateway.page import install_page
 from gateway.settings import Settings
 from gateway.swagger import install_swagger
+from gateway.uploads import UploadMemory
 from gateway.upstream import TorchServe
 
 __all__ = ["API_VERSION", "create_app"]
@@ -37,10 +46,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway as an ASGI application; settings come from the environment where not given."""
     settings = settings or Settings()
     upstream = TorchServe(settings)
+    memory = UploadMemory(settings.upload_memory_bytes)
+    canary = Canary(upstream, memory, settings)
+    figures = Metrics()
+    figures.watch_upload_memory(lambda: memory.in_use)
+    figures.watch_canary(canary)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        await canary.aclose()
         await upstream.aclose()
 
     app = FastAPI(
@@ -50,6 +65,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         license_info={"name": "MIT", "identifier": "MIT"},
         openapi_tags=[
             {"name": "identify", "description": "Photos in, cars out."},
+            {"name": "models", "description": "What is served."},
+            {"name": "predecessor", "description": "For callers of the service before this one."},
             {"name": "health", "description": "For balancers and scripts."},
         ],
         # The function's name: it is what generated clients call the operation.
@@ -59,13 +76,37 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.state.identifier = Identifier(upstream, settings)
+    app.state.identifier = Identifier(
+        upstream,
+        canary,
+        memory,
+        settings,
+        count=lambda outcome: figures.photos.labels(outcome).inc(),
+    )
+    app.state.models = ServedModels(settings.model_name, upstream, canary)
     app.state.labels = LabelCache(upstream, settings.labels_ttl_s)
     app.state.readiness = ReadinessProbe(upstream, settings.ready_ttl_s)
-    app.include_router(identify.router)
-    app.include_router(labels.router)
+    app.state.metrics = figures
+    app.include_router(identify.router, responses=error_responses(*UPLOAD_REFUSALS))
+    app.include_router(labels.router, responses=error_responses(*REFUSALS))
+    app.include_router(models.router, responses=error_responses(*REFUSALS))
+    app.include_router(legacy.router)
     app.include_router(health.router)
+    app.include_router(metrics.router, responses=error_responses(*REFUSALS))
+    install_page(app)
     install_swagger(app)
     install_error_handlers(app)
-    app.add_middleware(RequestContext)
+    describe_keys(app)
+    _surround(app, settings)
     return app
+
+
+def _surround(app: FastAPI, settings: Settings) -> None:
+    """Add the middleware, from the inside out."""
+    app.add_middleware(Access, settings=settings)
+    app.add_middleware(Net)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors_options(settings))
+    app.add_middleware(MetricsMiddleware, api=app, metrics=app.state.metrics)
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestContext)

@@ -3,13 +3,17 @@
     GatewayError
     ├── BodyUnreadableError        400 body_unreadable         broken multipart
     ├── ImageMissingError          400 image_missing           no photo, or an empty one
+    ├── UnauthorizedError          401 unauthorized            no key, or a wrong one
     ├── NotFoundError              404 not_found
+    ├── UnknownVersionError        404 unknown_version         no such version is served
     ├── MethodNotAllowedError      405 method_not_allowed
+    ├── UploadTimeoutError         408 upload_timeout
     ├── ImageTooLargeError         413 image_too_large
     ├── BodyTooLargeError          413 body_too_large
     ├── TooManyPhotosError         413 too_many_photos
     ├── UnsupportedMediaTypeError  415 unsupported_media_type  a body that holds no photo
     ├── InvalidOptionError         422 invalid_option
+    ├── RateLimitedError           429 rate_limited
     ├── PhotoRefusedError          as the worker says: image_unreadable, unsupported_image_type, …
     ├── InternalError              500 internal_error          a bug, here or in the worker
     ├── NotReadyError              503 not_ready               the answer of /readyz
@@ -23,7 +27,7 @@ they say what to do next and hold nothing of the inside (paths, addresses, stack
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -31,6 +35,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from gateway.schemas import EXAMPLE_REQUEST_ID, ErrorBody, ErrorDetail
 
@@ -48,9 +53,12 @@ __all__ = [
     "NotFoundError",
     "NotReadyError",
     "PhotoRefusedError",
+    "RateLimitedError",
     "ServerBusyError",
     "TooManyPhotosError",
+    "UnauthorizedError",
     "UnsupportedMediaTypeError",
+    "UploadTimeoutError",
     "error_response",
     "error_responses",
     "install_error_handlers",
@@ -66,11 +74,13 @@ class GatewayError(Exception):
         code: the machine-readable name.
         message: what happened and what to do next.
         retry_after: seconds after which the same request may succeed; None where it won't.
+        headers: what HTTP wants said beside the body.
     """
 
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code: str = "internal_error"
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
+    headers: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -94,16 +104,42 @@ class ImageMissingError(GatewayError):
     status, code = HTTPStatus.BAD_REQUEST, "image_missing"
 
 
+class UnauthorizedError(GatewayError):
+    """The request has no API key where one is needed, or one that opens nothing."""
+
+    status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012 - ClassVar in the base
+
+
 class NotFoundError(GatewayError):
     """There is nothing at this path."""
 
     status, code = HTTPStatus.NOT_FOUND, "not_found"
 
 
+class UnknownVersionError(GatewayError):
+    """The version that was asked for is not served."""
+
+    status, code = HTTPStatus.NOT_FOUND, "unknown_version"
+
+    def __init__(self, version: str) -> None:
+        super().__init__(
+            f"There is no version {version!r} of the model. GET /v1/models lists those there are."
+        )
+
+
 class MethodNotAllowedError(GatewayError):
     """The path exists, but not for this method."""
 
     status, code = HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed"
+
+
+class UploadTimeoutError(GatewayError):
+    """The body did not arrive in time."""
+
+    status, code = HTTPStatus.REQUEST_TIMEOUT, "upload_timeout"
+    # The rest of the body would keep the connection for as long as the sender likes.
+    headers = {"Connection": "close"}  # noqa: RUF012 - ClassVar in the base
 
 
 class ImageTooLargeError(GatewayError):
@@ -134,6 +170,21 @@ class InvalidOptionError(GatewayError):
     """An option is unknown, out of range or given twice."""
 
     status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_option"
+
+
+class RateLimitedError(GatewayError):
+    """The caller asked for more photos a minute than its limit.
+
+    Args:
+        message: what happened and what to do next.
+        retry_after: seconds until the limit lets the same request pass.
+    """
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "rate_limited"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PhotoRefusedError(GatewayError):
@@ -167,6 +218,11 @@ class ModelUnavailableError(GatewayError):
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "model_unavailable"
     retry_after = 3
 
+    def __init__(
+        self, message: str = "The model server is not available. Try again in a few seconds."
+    ) -> None:
+        super().__init__(message)
+
 
 class ServerBusyError(GatewayError):
     """There is more work than fits; nothing is wrong."""
@@ -174,18 +230,40 @@ class ServerBusyError(GatewayError):
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "server_busy"
     retry_after = 1
 
+    def __init__(
+        self,
+        message: str = "The model has more photos waiting than it can take. Try again in a second.",
+    ) -> None:
+        super().__init__(message)
+
 
 class AnswerTimeoutError(GatewayError):
     """The worker was too slow."""
 
     status, code = HTTPStatus.GATEWAY_TIMEOUT, "timeout"
 
+    def __init__(self, message: str = "The answer took too long. Try again later.") -> None:
+        super().__init__(message)
 
-def error_response(error: GatewayError, request_id: str) -> JSONResponse:
+
+class _ErrorResponse(JSONResponse):
+    """An error on its way out, which leaves its code in the request's state for the metrics."""
+
+    def __init__(self, error: GatewayError, request_id: str) -> None:
+        body = ErrorBody(error=error.detail, request_id=request_id)
+        super().__init__(body.model_dump(), status_code=error.status, headers=error.headers)
+        if error.retry_after is not None:
+            self.headers["Retry-After"] = str(error.retry_after)
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["error_code"] = self._code
+        await super().__call__(scope, receive, send)
+
+
+def error_response(error: GatewayError, request_id: str) -> Response:
     """The error as it goes over the wire."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    body = ErrorBody(error=error.detail, request_id=request_id)
-    return JSONResponse(body.model_dump(), status_code=error.status, headers=headers)
+    return _ErrorResponse(error, request_id)
 
 
 def error_responses(*examples: GatewayError) -> dict[int | str, dict[str, Any]]:
@@ -229,8 +307,8 @@ def invalid_option(errors: Sequence[Any], known: Iterable[str]) -> InvalidOption
 def install_error_handlers(app: FastAPI) -> None:
     """Give every error that a route or the router raises the one shape.
 
-    What nobody expected is `RequestContext`'s (middleware.py): only there can the answer still get
-    its request id.
+    What nobody expected is `Net`'s (middleware.py): only there can the answer still get what
+    surrounds every other one.
     """
 
     @app.exception_handler(GatewayError)
@@ -249,15 +327,18 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_router_error(request: Request, error: HTTPException) -> Response:
         path, method = request.url.path, request.method
+        headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.NOT_FOUND:
             told: GatewayError = NotFoundError(
                 f"There is nothing at {path}. See /swagger/ for what is."
             )
         elif error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            allowed = (error.headers or {}).get("Allow", "another method")
-            told = MethodNotAllowedError(f"{path} takes {allowed}, not {method}.")
+            # The router names only the methods of the first of a path's routes.
+            described = [name.upper() for name in app.openapi()["paths"].get(path, ())]
+            headers["Allow"] = ", ".join(described) or headers.get("Allow", "GET, HEAD")
+            told = MethodNotAllowedError(f"{path} takes {headers['Allow']}, not {method}.")
         else:
             raise error
         response = error_response(told, request.state.request_id)
-        response.headers.update(error.headers or {})
+        response.headers.update(headers)
         return response

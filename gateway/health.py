@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Request
 
 from gateway import schemas
 from gateway.errors import GatewayError, NotReadyError, error_responses
+from gateway.options import IdentifyOptions
 from gateway.upstream import TorchServe
 
 __all__ = ["ReadinessProbe", "probe_photo", "router"]
@@ -70,7 +71,7 @@ class ReadinessProbe:
         model = await self._upstream.describe()
         if not model.ready_workers:
             raise NotReadyError("The model has no worker that is ready. It may still be loading.")
-        await self._upstream.identify(self._photo, top_k=1, request_id="readiness-probe")
+        await self._upstream.identify(self._photo, IdentifyOptions(top_k=1), "readiness-probe")
 
 
 def probe_photo(side: int = 256) -> bytes:

@@ -3,138 +3,160 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.responses import Response
 
-from gateway.body import Photo, UploadMemory, read_upload
-from gateway.errors import (
-    AnswerTimeoutError,
-    BodyTooLargeError,
-    BodyUnreadableError,
-    GatewayError,
-    ImageMissingError,
-    ImageTooLargeError,
-    InvalidOptionError,
-    ModelUnavailableError,
-    PhotoRefusedError,
-    ServerBusyError,
-    TooManyPhotosError,
-    UnsupportedMediaTypeError,
-    error_responses,
-    invalid_option,
-)
-from gateway.schemas import Answer, AnsweredPhoto, IdentifyOptions, RefusedPhoto, Results
+from gateway.body import read_upload
+from gateway.body_description import PHOTO_REFUSALS, identify_body
+from gateway.canary import Canary, Trial
+from gateway.errors import GatewayError, TooManyPhotosError, UnknownVersionError, error_responses
+from gateway.options import IdentifyOptions, combined_options
+from gateway.schemas import Answer, AnsweredPhoto, RefusedPhoto, Results
 from gateway.settings import Settings
+from gateway.uploads import Photo, UploadMemory
 from gateway.upstream import TorchServe
 
-__all__ = ["Identifier", "router"]
+__all__ = ["Identifier", "Question", "identifier_of", "router"]
 
-_OPTION_NAMES = frozenset(IdentifyOptions.model_fields)
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a request asks of each of its photos.
+
+    Attributes:
+        photos: at least one.
+        options: what was asked for.
+        request_id: the request's.
+        trial: the canary that shall answer; None for the version that was asked for.
+    """
+
+    photos: tuple[Photo, ...]
+    options: IdentifyOptions
+    request_id: str
+    trial: Trial | None
 
 
 class Identifier:
-    """Has the photos of a request answered, a few at a time."""
+    """Has the photos of a request answered, a few at a time.
 
-    def __init__(self, upstream: TorchServe, settings: Settings) -> None:
-        self.settings = settings
-        self.upload_memory = UploadMemory(settings.upload_memory_bytes)
+    Args:
+        upstream: who answers.
+        canary: who answers some instead.
+        memory: pays for uploads.
+        settings: the limits.
+        count: is told of every photo's verdict or error code.
+    """
+
+    def __init__(
+        self,
+        upstream: TorchServe,
+        canary: Canary,
+        memory: UploadMemory,
+        settings: Settings,
+        count: Callable[[str], None],
+    ) -> None:
         self._upstream = upstream
+        self._canary = canary
+        self._memory = memory
+        self._settings = settings
+        self._count = count
 
-    async def one(self, photo: Photo, options: IdentifyOptions, request_id: str) -> Answer:
-        """Answer one photo.
+    @asynccontextmanager
+    async def question(self, request: Request, query: IdentifyOptions) -> AsyncIterator[Question]:
+        """Read what a request asks, and hold its photos in memory inside the `with` block.
+
+        Raises:
+            GatewayError: it can't be taken, or is more than its sender may ask.
+        """
+        with self._memory.lease() as lease:
+            upload = await read_upload(request, self._settings, lease)
+            options = combined_options(request, query, upload.options)
+            # One was counted when the request began.
+            request.state.allowance.take(len(upload.photos) - 1)
+            trial = self._canary.draw() if options.version is None else None
+            yield Question(upload.photos, options, request.state.request_id, trial)
+
+    async def one(self, question: Question) -> Answer:
+        """Answer the question's only photo.
 
         Raises:
             GatewayError: why it has no answer.
         """
-        if photo.refusal:
-            raise photo.refusal
-        return await self._upstream.identify(photo.data, top_k=options.top_k, request_id=request_id)
+        return await self._answer(question, question.photos[0], question.request_id)
 
-    async def several(
-        self, photos: Sequence[Photo], options: IdentifyOptions, request_id: str
-    ) -> Results:
+    async def several(self, question: Question) -> Results:
         """Answer several photos, each by itself and in order.
 
         Raises:
-            GatewayError: none could be answered for a reason that is the server's, not theirs.
+            GatewayError: what is wrong with the request as a whole; or why none could be answered,
+                where the reason is the server's and not theirs.
         """
-        free = asyncio.Semaphore(self.settings.photos_in_flight)
+        free = asyncio.Semaphore(self._settings.photos_in_flight)
 
         async def outcome(index: int, photo: Photo) -> Answer | GatewayError:
             async with free:
                 try:
-                    return await self.one(photo, options, f"{request_id}-{index}")
+                    return await self._answer(question, photo, f"{question.request_id}-{index}")
                 except GatewayError as error:
                     return error
 
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(outcome(index, photo)) for index, photo in enumerate(photos, 1)
+                group.create_task(outcome(index, photo))
+                for index, photo in enumerate(question.photos, 1)
             ]
         outcomes = [task.result() for task in tasks]
-        failures = [
-            outcome
-            for outcome in outcomes
-            if isinstance(outcome, GatewayError)
-            and outcome.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        ]
-        if len(failures) == len(outcomes):
-            raise failures[0]
+        _raise_if_not_the_photos(outcomes)
         return Results(
             results=[
                 RefusedPhoto(status=outcome.status, filename=photo.filename, error=outcome.detail)
                 if isinstance(outcome, GatewayError)
                 else AnsweredPhoto(filename=photo.filename, answer=outcome)
-                for photo, outcome in zip(photos, outcomes, strict=True)
+                for photo, outcome in zip(question.photos, outcomes, strict=True)
             ],
-            request_id=request_id,
+            request_id=question.request_id,
         )
 
+    async def _answer(self, question: Question, photo: Photo, request_id: str) -> Answer:
+        try:
+            if photo.refusal:
+                raise photo.refusal
+            if question.trial:
+                answer = await self._canary.identify(
+                    question.trial, photo.data, question.options, request_id
+                )
+            else:
+                answer = await self._upstream.identify(photo.data, question.options, request_id)
+        except GatewayError as error:
+            self._count(error.code)
+            raise
+        self._count(answer.verdict)
+        return answer
 
-def _options(query: IdentifyOptions, fields: dict[str, str]) -> IdentifyOptions:
-    """The options of a request: each in its query or in its form, not in both."""
-    asked = query.model_dump(exclude_unset=True)
-    if twice := sorted(asked.keys() & fields.keys()):
-        raise InvalidOptionError(f"{twice[0]} was given twice: in the address and in the form.")
-    try:
-        return IdentifyOptions.model_validate({**asked, **fields})
-    except ValidationError as error:
-        raise invalid_option(error.errors(), sorted(_OPTION_NAMES)) from error
+
+def _raise_if_not_the_photos(outcomes: Sequence[Answer | GatewayError]) -> None:
+    """Raise what is wrong with the request as a whole, or with the server."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, GatewayError)]
+    for error in errors:
+        if isinstance(error, UnknownVersionError):
+            raise error
+    if len(errors) == len(outcomes) and all(
+        error.status >= HTTPStatus.INTERNAL_SERVER_ERROR for error in errors
+    ):
+        raise errors[0]
 
 
-def _identifier(request: Request) -> Identifier:
+def identifier_of(request: Request) -> Identifier:
+    """The application's, for a route."""
     identifier: Identifier = request.app.state.identifier
     return identifier
-
-
-def _request_body() -> dict[str, Any]:
-    """The body in OpenAPI's words; it is read as a stream, so FastAPI can't know."""
-    top_k = IdentifyOptions.model_json_schema()["properties"]["top_k"]
-    photo = {"type": "string", "contentMediaType": "image/*"}
-    form = {
-        "type": "object",
-        "description": "Files are photos, whatever their field names; several are answered in "
-        "order.",
-        "properties": {
-            "file": {"type": "array", "items": photo, "minItems": 1, "maxItems": 32},
-            "top_k": top_k,
-        },
-        "required": ["file"],
-    }
-    raw = {"schema": {"type": "string", "format": "binary"}}
-    return {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": form},
-            "image/*": raw,
-            "application/octet-stream": raw,
-        },
-    }
 
 
 router = APIRouter(tags=["identify"])
@@ -145,45 +167,31 @@ router = APIRouter(tags=["identify"])
     summary="Make, model and year of the car on a photo",
     response_model=Answer | Results,
     response_description="One photo: its answer. Several: the answer or error of each, in order.",
-    openapi_extra={"requestBody": _request_body()},
+    openapi_extra={"requestBody": identify_body()},
     responses=error_responses(
-        ImageMissingError(
-            "The request holds no photo. Send it as a form file or as the body itself."
-        ),
-        BodyUnreadableError("The multipart body breaks off before its end. Send it again."),
-        ImageTooLargeError("The photo has more than 20 MB. Send it smaller."),
-        BodyTooLargeError("The body has more than 100 MB. Send fewer photos at a time."),
+        *PHOTO_REFUSALS,
         TooManyPhotosError("One request takes at most 32 photos. Send the others in another one."),
-        UnsupportedMediaTypeError("A body of type 'application/json' holds no photo."),
-        PhotoRefusedError(415, "unsupported_image_type", "Send a JPEG, PNG, WebP or HEIC photo."),
-        PhotoRefusedError(422, "image_unreadable", "The JPEG image is damaged. Send the original."),
-        InvalidOptionError("top_k: Input should be less than or equal to 20, not '99'."),
-        ModelUnavailableError("The model server is not available. Try again in a few seconds."),
-        ServerBusyError(
-            "The model has more photos waiting than it can take. Try again in a second."
-        ),
-        AnswerTimeoutError("The answer took too long. Try again later."),
     ),
 )
 async def identify(
     request: Request,
     query: Annotated[IdentifyOptions, Query()],
-    identifier: Annotated[Identifier, Depends(_identifier)],
+    identifier: Annotated[Identifier, Depends(identifier_of)],
 ) -> Response:
-    """Send a photo as a form file or as the body itself: JPEG, PNG, WebP or HEIC, up to 20 MB.
+    """Send a photo as a form file, as the body itself, or in JSON as base64.
 
-    Several files in one form (up to 32, 100 MB together) are answered in order, each with its own
-    status: a bad photo does not touch the others. Photos are held in memory while they are
-    answered and never stored.
+    JPEG, PNG, WebP or HEIC, up to 20 MB. Options stand in the address, in the form, or in the JSON
+    object, each once.
+
+    Several photos in one form or JSON list (up to 32, 100 MB together) are answered in order, each
+    with its own status: a bad photo does not touch the others. Photos are held in memory while they
+    are answered and never stored.
     """
-    request_id: str = request.state.request_id
-    with identifier.upload_memory.lease() as lease:
-        upload = await read_upload(request, identifier.settings, lease, _OPTION_NAMES)
-        options = _options(query, upload.fields)
+    async with identifier.question(request, query) as question:
         answer: BaseModel
-        if len(upload.photos) == 1:
-            answer = await identifier.one(upload.photos[0], options, request_id)
+        if len(question.photos) == 1:
+            answer = await identifier.one(question)
         else:
-            answer = await identifier.several(upload.photos, options, request_id)
+            answer = await identifier.several(question)
     # Validated where it came in: no need for FastAPI to do it again.
     return Response(answer.model_dump_json(), media_type="application/json")

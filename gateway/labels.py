@@ -58,12 +58,7 @@ router = APIRouter(tags=["identify"])
 @router.get(
     "/v1/labels",
     summary="All car models that can be told apart",
-    responses=error_responses(
-        ModelUnavailableError("The model server is not available. Try again in a few seconds."),
-        ServerBusyError(
-            "The model has more photos waiting than it can take. Try again in a second."
-        ),
-    ),
+    responses=error_responses(ModelUnavailableError(), ServerBusyError()),
 )
 async def labels(cache: Annotated[LabelCache, Depends(_cache)]) -> schemas.LabelTable:
     """The label table of the served version, in `class_id` order."""

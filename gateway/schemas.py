@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.json_schema import SkipJsonSchema
 
 __all__ = [
     "EXAMPLE_REQUEST_ID",
     "Answer",
     "AnsweredPhoto",
+    "CanaryStatus",
     "Car",
     "ErrorBody",
     "ErrorDetail",
     "Health",
-    "IdentifyOptions",
+    "Heatmap",
     "Label",
     "LabelTable",
+    "LegacyAnswer",
+    "ModelVersion",
+    "Models",
     "Prediction",
     "Readiness",
     "RefusedPhoto",
@@ -49,6 +54,16 @@ _REGION: dict[str, JsonValue] = {
     "bottom": 1710,
     "source": "found",
 }
+_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAECAYAAACzzX7wAAAAZ0lEQVR42nXMPQpAcByA4Rd/XwOJlcXmBM7jBm7g"
+    "MO7gBkpZTUYLKZNSSn4WZfIc4AFAKnSZcGUglBFfBIOXJoJDR3JtxHtNfrRkKmT2Cxq3pFfARcSkAhYzZbNOBjvg"
+    "Vh4H6zf9egDhFR4hOc75zwAAAABJRU5ErkJggg=="
+)
+_HEATMAP: dict[str, JsonValue] = {
+    "class_id": 13,
+    "grid": [[-0.2, -0.54, -0.13], [1.16, 6.63, 10.75], [-0.25, -1.11, 3.41]],
+    "png": _PNG,
+}
 _ANSWER: dict[str, JsonValue] = {
     **_CAR,
     "confidence": 0.93,
@@ -57,9 +72,18 @@ _ANSWER: dict[str, JsonValue] = {
     "predictions": [{**_CAR, "confidence": 0.93}, {**_RUNNER_UP, "confidence": 0.02}],
     "region": _REGION,
     "warnings": [],
-    "model_version": "1.0",
+    "model_version": "1.1",
     "request_id": EXAMPLE_REQUEST_ID,
     "timing_ms": {"decode": 3.1, "inference": 21.9},
+}
+_MODELS: dict[str, JsonValue] = {
+    "name": "car_identifier",
+    "default_version": "1.1",
+    "versions": [
+        {"version": "1.1", "default": True, "ready_workers": 1, "workers": 1},
+        {"version": "1.2", "default": False, "ready_workers": 1, "workers": 1},
+    ],
+    "canary": {"version": "1.2", "share": 0.1, "compared": 120, "agreed": 118, "failed": 0},
 }
 _ERROR: dict[str, JsonValue] = {
     "code": "image_unreadable",
@@ -111,6 +135,23 @@ class Region(_Answered):
     )
 
 
+class Heatmap(_Answered):
+    """What spoke for a class, and where on the photo (a class-activation map)."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_HEATMAP]})
+
+    class_id: int = Field(ge=0, description="The class: that of the first prediction.")
+    grid: list[list[float]] = Field(
+        description="How much each place of the region that was read speaks for the class, row by "
+        "row from the top; negative: against it. The mean is the class's logit, less its bias."
+    )
+    png: str = Field(
+        description="A small PNG in base64, to be stretched over the whole upright photo: from "
+        "transparent through yellow to red.",
+        json_schema_extra={"contentEncoding": "base64", "contentMediaType": "image/png"},
+    )
+
+
 class Answer(Prediction):
     """What is known about one photo; its own fields are those of the likeliest prediction."""
 
@@ -131,6 +172,33 @@ class Answer(Prediction):
     model_version: str
     request_id: str | None
     timing_ms: dict[str, float] = Field(description="Milliseconds by stage.")
+    heatmap: Heatmap | SkipJsonSchema[None] = Field(
+        default=None,
+        # Not asked for is not the same as null.
+        exclude_if=lambda heatmap: heatmap is None,
+        description="Where the network looked; there if `explain` was true.",
+    )
+
+
+class LegacyAnswer(Answer):
+    """An `Answer`, and its class as the predecessor of this service gave it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {**_ANSWER, "class": _CAR["class_id"], "car_details": _CAR["label"]},
+            ]
+        }
+    )
+
+    class_: int = Field(alias="class", ge=0, description="The same as `class_id`.")
+    car_details: str = Field(description="The same as `label`.")
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """The answer, with the predecessor's names added."""
+        own = {"class": answer.class_id, "car_details": answer.label}
+        return cls.model_validate({**dict(answer), **own})
 
 
 class ErrorDetail(BaseModel):
@@ -191,8 +259,45 @@ class Results(BaseModel):
 class LabelTable(BaseModel):
     """All that the served version can tell apart."""
 
-    model_version: str = Field(examples=["1.0"])
+    model_version: str = Field(examples=["1.1"])
     labels: list[Label]
+
+
+class ModelVersion(BaseModel):
+    """One version of the model that is served."""
+
+    version: str
+    default: bool = Field(description="Whether it answers where no version is asked for.")
+    ready_workers: int = Field(ge=0, description="Workers that are loaded and take photos.")
+    workers: int = Field(ge=0, description="All its workers.")
+
+
+class CanaryStatus(BaseModel):
+    """A version on trial: it gets a share of the requests that ask for no version."""
+
+    version: str
+    share: float = Field(ge=0, le=1, description="Of the requests that ask for no version.")
+    compared: int = Field(
+        ge=0,
+        description="Photos that it and then, out of the sender's sight, the default answered.",
+    )
+    agreed: int = Field(ge=0, description="Of these, those with the same class and verdict.")
+    failed: int = Field(
+        ge=0, description="Photos it could not answer in time, so that the default version did."
+    )
+
+
+class Models(BaseModel):
+    """What is served."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_MODELS]})
+
+    name: str
+    default_version: str
+    versions: list[ModelVersion] = Field(min_length=1)
+    canary: CanaryStatus | None = Field(
+        description="Counted by this gateway since it knows of this canary; null without one."
+    )
 
 
 class Health(BaseModel):
@@ -205,11 +310,3 @@ class Readiness(BaseModel):
     """A worker has answered a photo just now."""
 
     status: Literal["ready"] = "ready"
-
-
-class IdentifyOptions(BaseModel):
-    """What may be asked of `/v1/identify`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    top_k: int = Field(default=5, ge=1, le=20, description="How many predictions the answer holds.")

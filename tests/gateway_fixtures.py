@@ -51,6 +51,7 @@ HUMMER = {
     "label": "AM General Hummer 2000",
     "class_id": 0,
 }
+HEATMAP = {"class_id": 13, "grid": [[0.5, -1.0], [7.25, 0.0]], "png": "iVBORw0KGgo="}
 REGION = {"left": 0, "top": 0, "right": 640, "bottom": 480, "source": "photo"}
 
 
@@ -68,6 +69,11 @@ QUEUE_FULL = torchserve_error(
     "to add workers. If this is a sequence inference, please check if it is closed, or expired; or "
     "exceeds maxSequenceJobQueueSize",
 )
+NO_SUCH_VERSION = torchserve_error(
+    404,
+    "ModelVersionNotFoundException",
+    "Model version: 9.9 does not exist for model: car_identifier",
+)
 NOT_REGISTERED = torchserve_error(404, "ModelNotFoundException", "Model not found: car_identifier")
 TOO_LARGE = Response(status_code=413)
 NO_JSON = Response("<html>", media_type="text/html")
@@ -80,8 +86,13 @@ class StandInTorchServe:
         failures: answers for the next predictions; when they are used up, photos are answered.
         delay: seconds a prediction takes.
         workers: their states, as management tells them.
-        version: of the model.
+        version: the default one.
+        others: other versions that are registered → their workers' states.
+        sees: version → the car it sees on each photo; Audi where it isn't told.
+        slow: version → seconds its predictions take longer.
+        broken: version → what it answers instead.
         photos: request ids and bodies of all predictions.
+        asked: versions and options of all predictions.
         describes: queries of all model descriptions.
         renewals: how many keys were asked for.
     """
@@ -93,7 +104,12 @@ class StandInTorchServe:
         self.delay = 0.0
         self.workers = ["READY"]
         self.version = "1.0"
+        self.others: dict[str, list[str]] = {}
+        self.sees: dict[str, dict[str, Any]] = {}
+        self.slow: dict[str, float] = {}
+        self.broken: dict[str, Response] = {}
         self.photos: list[tuple[str, bytes]] = []
+        self.asked: list[dict[str, object]] = []
         self.describes: list[str] = []
         self.renewals = 0
         self.most_at_once = 0
@@ -102,7 +118,11 @@ class StandInTorchServe:
         self.app = Starlette(
             routes=[
                 Route("/predictions/car_identifier", self._predict, methods=["POST"]),
+                Route("/predictions/car_identifier/{version}", self._predict, methods=["POST"]),
+                Route("/explanations/car_identifier", self._predict, methods=["POST"]),
+                Route("/explanations/car_identifier/{version}", self._predict, methods=["POST"]),
                 Route("/models/car_identifier", self._describe),
+                Route("/models/car_identifier/all", self._describe_all),
                 Route("/token", self._token),
             ]
         )
@@ -140,18 +160,30 @@ class StandInTorchServe:
         if refusal := self._refusal(request, "inference"):
             return refusal
         request_id = request.headers["request_id"]
+        version = request.path_params.get("version", self.version)
         self.photos.append((request_id, photo))
+        # As the real one, whatever a header says.
+        explain = request.url.path.startswith("/explanations")
+        options = {name: request.headers.get(name) for name in ("top_k", "box")}
+        asked_version = request.path_params.get("version")
+        self.asked.append({"version": asked_version, "explain": explain, **options})
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
-        await asyncio.sleep(self.delay)
+        await asyncio.sleep(self.delay + self.slow.get(version, 0))
         self._at_once -= 1
         if self.failures:
             return self.failures.popleft()
+        if version not in (self.version, *self.others):
+            return NO_SUCH_VERSION
+        if version in self.broken:
+            return self.broken[version]
         if photo == BROKEN_PHOTO:
             error = {"code": "image_unreadable", "message": "the JPEG image is damaged"}
             return JSONResponse({"error": error, "request_id": request_id}, 422)
         top_k = int(request.headers["top_k"])
-        predictions = [{**car, "confidence": 0.9 / n} for n, car in enumerate((CAR, HUMMER), 1)]
+        cars = (self.sees.get(version, CAR), HUMMER)
+        predictions = [{**car, "confidence": 0.9 / n} for n, car in enumerate(cars, 1)]
+        explanation = {"heatmap": HEATMAP} if explain else {}
         return JSONResponse(
             {
                 **predictions[0],
@@ -160,9 +192,10 @@ class StandInTorchServe:
                 "predictions": predictions[:top_k],
                 "region": REGION,
                 "warnings": [],
-                "model_version": self.version,
+                "model_version": version,
                 "request_id": request_id,
                 "timing_ms": {"decode": 1.0, "inference": 2.0},
+                **explanation,
             }
         )
 
@@ -170,12 +203,7 @@ class StandInTorchServe:
         if refusal := self._refusal(request, "management"):
             return refusal
         self.describes.append(request.url.query)
-        workers = [{"id": "9000", "status": state} for state in self.workers]
-        model: dict[str, Any] = {
-            "modelName": "car_identifier",
-            "modelVersion": self.version,
-            "workers": workers,
-        }
+        model = _description(self.version, self.workers)
         if request.query_params.get("customized") == "true":
             # Nulls get lost on the way.
             labels = [
@@ -184,6 +212,12 @@ class StandInTorchServe:
             model["customizedMetadata"] = {"model_version": self.version, "labels": labels}
         return JSONResponse([model])
 
+    async def _describe_all(self, request: Request) -> Response:
+        if refusal := self._refusal(request, "management"):
+            return refusal
+        versions = {**self.others, self.version: self.workers}
+        return JSONResponse([_description(*version) for version in versions.items()])
+
     async def _token(self, request: Request) -> Response:
         if refusal := self._refusal(request, "API"):
             return refusal
@@ -191,6 +225,14 @@ class StandInTorchServe:
         self.keys[request.query_params["type"]] = secrets.token_urlsafe(6)
         self.write_key_file()
         return Response("\n", media_type="application/json")
+
+
+def _description(version: str, workers: list[str]) -> dict[str, Any]:
+    return {
+        "modelName": "car_identifier",
+        "modelVersion": version,
+        "workers": [{"id": "9000", "status": state} for state in workers],
+    }
 
 
 @dataclass(frozen=True)
@@ -235,6 +277,8 @@ def start_gateway(torchserve: StandInTorchServe) -> Iterator[Callable[..., Gatew
                 "inference_url": torchserve.url,
                 "management_url": torchserve.url,
                 "key_file": torchserve.key_file,
+                "canary_file": torchserve.key_file.with_name("canary.json"),
+                "api_keys_file": torchserve.key_file.with_name("api_keys.json"),
                 **changes,
             }
         )
@@ -263,6 +307,13 @@ def identify(gateway: Gateway, *files: bytes, **request: object) -> requests.Res
     """Post photos as form files, as `curl -F file=@photo.jpg` does."""
     form = [("file", (f"{index}.jpg", data)) for index, data in enumerate(files)]
     return requests.post(f"{gateway.url}/v1/identify", files=form, timeout=30, **request)
+
+
+def identify_json(gateway: Gateway, body: object, **request: object) -> requests.Response:
+    """Post a JSON body; one that is bytes as it is."""
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    request = {"headers": {"Content-Type": "application/json"}, **request}
+    return requests.post(f"{gateway.url}/v1/identify", data=content, timeout=30, **request)
 
 
 def identify_raw(gateway: Gateway, body: object, **request: object) -> requests.Response:

@@ -169,7 +169,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "headers",
-        [{"Content-Type": "application/json"}, {**JPEG, "Content-Encoding": "gzip"}],
+        [{"Content-Type": "text/plain"}, {**JPEG, "Content-Encoding": "gzip"}],
         ids=str,
     )
     def test_bodies_that_hold_no_photo(self, gateway: Gateway, headers: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import requests
 from live_stack import (
     ROOT,
     START_TIMEOUT,
@@ -100,6 +102,17 @@ def test_options_come_from_the_command_line_before_the_environment() -> None:
     assert options.url == "http://127.0.0.1:9001"
 
 
+def test_keys_and_canary_are_in_the_run_directory_unless_the_environment_names_another() -> None:
+    options = Options.parse(["--run-dir", "/run/cars"], {"CARID_CANARY_FILE": "/etc/canary.json"})
+    assert options.api_keys_file == Path("/run/cars/api_keys.json")
+    assert options.canary_file == Path("/etc/canary.json")
+
+
+def test_a_setting_that_the_gateway_refuses_is_one_line(tmp_path: Path, archive: Path) -> None:
+    line = serve_and_fail(tmp_path, CARID_ARCHIVE=str(archive), CARID_ACCESS="nobody")
+    assert "CARID_ACCESS" in line
+
+
 def test_only_addresses_differ_from_the_repository_configuration() -> None:
     source = (ROOT / "config.properties").read_text()
     options = Options.parse(["--inference-port", "18080"], {"CARID_HOST": "0.0.0.0"})
@@ -184,6 +197,20 @@ def test_second_launcher_in_the_same_directory_is_turned_away(
     line = serve_and_fail(tmp_path, CARID_RUN_DIR=str(live_stack.run_dir))
     assert "already serving" in line
     assert live_stack.key_file.exists(), "the tokens of the first are untouched"
+
+
+@pytest.mark.live
+def test_who_opens_it_to_others_is_shown_the_first_key_once(tmp_path: Path) -> None:
+    with running_stack(tmp_path, "--host", "0.0.0.0") as stack:
+        wait_until_ready(stack)
+        [key] = re.findall(r"carid_\S{43}", stack.output)
+        assert '-H "X-API-Key: $CARID_API_KEY"' in stack.output
+        labels = f"{stack.url}/v1/labels"
+        assert requests.get(labels, timeout=30).status_code == 401
+        assert requests.get(labels, headers={"X-API-Key": key}, timeout=30).status_code == 200
+        logs = [file.read_text("utf-8", "replace") for file in tmp_path.glob("*.log")]
+        assert len(logs) >= 2
+        assert not any(key in log for log in logs)
 
 
 @pytest.mark.live
