@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
@@ -13,22 +13,36 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
 from urllib3.util import Retry
 
 from client.errors import (
+    NotFoundError,
+    RateLimitedError,
     RequestRefusedError,
     ServerNotRunningError,
     ServerUnavailableError,
+    UnauthorizedError,
     UnexpectedAnswerError,
 )
-from client.types import Answer, LabelTable
+from client.types import Answer, LabelTable, ModelTable
 
 __all__ = ["DEFAULT_URL", "CarIdentifierClient"]
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 _CONNECT_TIMEOUT_S = 5.0
+# Kept open between calls, where several threads call.
+_CONNECTIONS = 64
 _RETRIED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+
+_KEY_VARIABLE = "CARID_API_KEY"
+# Errors that a caller may want to tell from the others of their kind.
+_KINDS: dict[int, type[RequestRefusedError | ServerUnavailableError]] = {
+    HTTPStatus.UNAUTHORIZED: UnauthorizedError,
+    HTTPStatus.NOT_FOUND: NotFoundError,
+    HTTPStatus.TOO_MANY_REQUESTS: RateLimitedError,
+}
 
 _Parsed = TypeVar("_Parsed")
 
@@ -41,19 +55,34 @@ class CarIdentifierClient:
 
     Args:
         url: where the server is, e.g. "http://127.0.0.1:8000".
+        api_key: what the server's operator gave out; None takes CARID_API_KEY from the environment.
+            A server on this machine wants none unless it was told to.
         timeout: seconds to wait for an answer.
         retries: how often a call is repeated at most.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60, retries: int = 4) -> None:
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: float = 60,
+        retries: int = 4,
+    ) -> None:
         self.url = (url if "://" in url else f"http://{url}").rstrip("/")
         self._timeout = (_CONNECT_TIMEOUT_S, timeout)
         self._session = requests.Session()
         # A proxy from the environment can't reach this machine's own loopback.
         self._session.trust_env = not _is_loopback(self.url)
         self._session.headers["User-Agent"] = "carid/1.0"
+        key = os.environ.get(_KEY_VARIABLE) if api_key is None else api_key
+        # Not as a header of the session: a password from ~/.netrc would take its place.
+        self._session.auth = _Bearer(key.strip()) if key and key.strip() else None
         # Only API calls: /readyz says 503 to be heard, not to be asked again.
-        self._session.mount(f"{self.url}/v1/", HTTPAdapter(max_retries=_retry_policy(retries)))
+        self._session.mount(
+            f"{self.url}/v1/",
+            HTTPAdapter(pool_maxsize=_CONNECTIONS, max_retries=_retry_policy(retries)),
+        )
 
     def __enter__(self) -> Self:
         """Nothing happens until the first call."""
@@ -73,7 +102,13 @@ class CarIdentifierClient:
         self._session.close()
 
     def identify(
-        self, photo: str | os.PathLike[str] | bytes | BinaryIO, *, top_k: int | None = None
+        self,
+        photo: str | os.PathLike[str] | bytes | BinaryIO,
+        *,
+        top_k: int | None = None,
+        version: str | None = None,
+        explain: bool = False,
+        box: str | Sequence[int] | None = None,
     ) -> Answer:
         """Ask which car is on a photo.
 
@@ -81,10 +116,17 @@ class CarIdentifierClient:
             photo: a path, the file's bytes, or a file opened for reading bytes. JPEG, PNG, WebP or
                 HEIC, up to 20 MB.
             top_k: how many predictions to get, 1 to 20; None for the server's default.
+            version: which version of the model shall answer; None for the server's default.
+            explain: whether to get a heatmap of where the network looked.
+            box: left, top, right and bottom of the car in pixels of the upright photo; None lets
+                the server look for it.
 
         Raises:
             OSError: the photo can't be read.
-            RequestRefusedError: the server can't make sense of the photo or the option.
+            UnauthorizedError: the server wants an API key.
+            NotFoundError: it has no such version.
+            RequestRefusedError: it can't make sense of the photo or an option.
+            RateLimitedError: it was asked too often, and so were the repetitions.
             ServerUnavailableError: it can't answer now.
             ServerNotRunningError: nothing answers there.
             UnexpectedAnswerError: something else answers there.
@@ -93,11 +135,17 @@ class CarIdentifierClient:
             data = Path(photo).read_bytes()
         else:
             data = photo if isinstance(photo, bytes) else photo.read()
+        options = {
+            "top_k": top_k,
+            "version": version,
+            "explain": "true" if explain else None,
+            "box": box if box is None or isinstance(box, str) else ",".join(map(str, box)),
+        }
         return self._call(
             Answer.from_json,
             "POST",
             "/v1/identify",
-            params={} if top_k is None else {"top_k": top_k},
+            params={name: value for name, value in options.items() if value is not None},
             data=data,
             headers={"Content-Type": "application/octet-stream"},
         )
@@ -109,6 +157,14 @@ class CarIdentifierClient:
             CarIdentifierError: as for `identify`.
         """
         return self._call(LabelTable.from_json, "GET", "/v1/labels")
+
+    def models(self) -> ModelTable:
+        """Ask which versions of the model are served.
+
+        Raises:
+            CarIdentifierError: as for `identify`.
+        """
+        return self._call(ModelTable.from_json, "GET", "/v1/models")
 
     def ready(self) -> bool:
         """Whether a photo sent now would be answered; False also where no server runs."""
@@ -148,12 +204,26 @@ class CarIdentifierClient:
                 f"What answers at {self.url} is no Car Identifier (HTTP {response.status_code}). "
                 "Is the address right?"
             ) from error
-        later = (
-            response.status_code == HTTPStatus.TOO_MANY_REQUESTS
-            or response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+        kind = _KINDS.get(response.status_code) or (
+            ServerUnavailableError
+            if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+            else RequestRefusedError
         )
-        kind = ServerUnavailableError if later else RequestRefusedError
+        if kind is UnauthorizedError:
+            message = f"{message} (This client takes it from {_KEY_VARIABLE}, or as `api_key`.)"
         raise kind(response.status_code, code, message, request_id)
+
+
+class _Bearer(AuthBase):
+    """The API key, as the server wants it."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add it to a request."""
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
 
 def _retry_policy(retries: int) -> Retry:
@@ -167,7 +237,7 @@ def _retry_policy(retries: int) -> Retry:
         backoff_factor=0.5,
         backoff_jitter=0.5,
         backoff_max=10,
-        retry_after_max=30,
+        retry_after_max=60,
         raise_on_status=False,  # the last answer says why
     )
 

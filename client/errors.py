@@ -3,8 +3,13 @@
     CarIdentifierError
     ├── ServerNotRunningError     nothing answers at this address
     ├── ServerUnavailableError    it can't answer now: 429 or 5xx, to every repetition
+    │   └── RateLimitedError      too many calls with this key or from this address: 429
     ├── RequestRefusedError       it refuses this photo or this request: another try is no use
-    └── UnexpectedAnswerError     what answers is no Car Identifier, or has a bug
+    │   ├── UnauthorizedError     no API key, or not one that counts: 401
+    │   └── NotFoundError         no such version, or no such path: 404
+    ├── UnexpectedAnswerError     what answers is no Car Identifier, or has a bug
+    └── VersionError              versions can't be changed as was asked for
+        └── TorchServeError       because TorchServe can't be reached, or refuses
 
 A photo that can't be read from the disk is the `OSError` that Python makes of it.
 """
@@ -13,10 +18,15 @@ from __future__ import annotations
 
 __all__ = [
     "CarIdentifierError",
+    "NotFoundError",
+    "RateLimitedError",
     "RequestRefusedError",
     "ServerNotRunningError",
     "ServerUnavailableError",
+    "TorchServeError",
+    "UnauthorizedError",
     "UnexpectedAnswerError",
+    "VersionError",
 ]
 
 
@@ -56,3 +66,23 @@ class RequestRefusedError(_ToldError):
 
 class ServerUnavailableError(_ToldError):
     """The server has no capacity or no model right now; later it may have."""
+
+
+class RateLimitedError(ServerUnavailableError):
+    """Too many calls with this API key, or without one from this address."""
+
+
+class UnauthorizedError(RequestRefusedError):
+    """The server wants an API key, and this is none that counts."""
+
+
+class NotFoundError(RequestRefusedError):
+    """The server has no such version of the model, or no such path."""
+
+
+class VersionError(CarIdentifierError):
+    """The served versions can't be changed as was asked for; the text says what is served."""
+
+
+class TorchServeError(VersionError):
+    """TorchServe can't be reached, or refuses."""

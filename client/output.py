@@ -1,7 +1,9 @@
-"""Answers on a terminal: a table for people, JSON lines for programs."""
+"""Answers on a terminal: a table for people, JSON lines and CSV for programs."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,9 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from client.management import Version
 from client.types import Answer, LabelTable, Prediction
 
-__all__ = ["Failure", "Outcome", "answer_table", "console", "json_lines", "label_table"]
+__all__ = [
+    "CsvLines",
+    "Failure",
+    "Outcome",
+    "answer_table",
+    "console",
+    "json_lines",
+    "label_table",
+    "version_table",
+]
 
 # Wide enough for any row: nothing is cut or folded where no eye but a program's reads it.
 _PIPED_WIDTH = 1000
@@ -42,15 +54,56 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one photo."""
+    """What became of one photo.
+
+    Attributes:
+        photo: its file.
+        result: the answer, or why there is none.
+        heatmap_file: where its heatmap was written, if it was.
+    """
 
     photo: str
     result: Answer | Failure
+    heatmap_file: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As `{"photo", "answer"}` or `{"photo", "error"}`."""
-        kind = "error" if isinstance(self.result, Failure) else "answer"
-        return {"photo": self.photo, kind: asdict(self.result)}
+        """As `{"photo", "answer"}` or `{"photo", "error"}`; a heatmap's picture by its file."""
+        content = asdict(self.result)
+        if isinstance(self.result, Failure):
+            return {"photo": self.photo, "error": content}
+        heatmap = content.pop("heatmap")
+        if heatmap:
+            del heatmap["png"]
+            content["heatmap"] = {**heatmap, "file": self.heatmap_file}
+        return {"photo": self.photo, "answer": content}
+
+
+class CsvLines:
+    """Outcomes as lines of CSV, below a line of headings."""
+
+    _ANSWER = ("verdict", "label", "make", "model", "body", "year", "class_id", "confidence")
+    _MORE = ("make_confidence", "model_version")
+    _HEADINGS = ("photo", *_ANSWER, *_MORE, "warnings", "heatmap_file", "error_code", "error")
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def line(self, outcome: Outcome) -> str:
+        """The outcome's line, after the headings if it is the first."""
+        row: dict[str, Any] = {"photo": outcome.photo, "heatmap_file": outcome.heatmap_file}
+        result = outcome.result
+        if isinstance(result, Failure):
+            row |= {"error_code": result.code, "error": result.message}
+        else:
+            row |= {name: getattr(result, name) for name in (*self._ANSWER, *self._MORE)}
+            row["warnings"] = " ".join(result.warnings)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._HEADINGS, lineterminator="\n")
+        if not self._begun:
+            writer.writeheader()
+            self._begun = True
+        writer.writerow(row)
+        return text.getvalue().removesuffix("\n")
 
 
 def console() -> Console:
@@ -102,6 +155,25 @@ def label_table(labels: LabelTable) -> Table:
     table.add_column("Year", justify="right", no_wrap=True)
     for car in labels.labels:
         table.add_row(str(car.class_id), car.make, car.model, car.body or "", str(car.year))
+    return table
+
+
+def version_table(versions: Sequence[Version], canary: tuple[str, float] | None) -> Table:
+    """The registered versions, one a row."""
+    table = _table(caption=None if versions else "no version is registered")
+    for heading in ("Version", "Serves"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("Workers ready", "Waiting"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Archive", overflow="fold")
+    for it in versions:
+        serves = "by its number"
+        if it.default:
+            serves = "default"
+        elif canary and canary[0] == it.version:
+            serves = f"canary, {canary[1]:.0%}"
+        workers = Text(f"{it.ready} of {it.workers}", "" if it.ready else "red")
+        table.add_row(it.version, serves, workers, str(it.waiting), Text(it.archive))
     return table
 
 

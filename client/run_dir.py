@@ -1,0 +1,125 @@
+"""The run directory of `make serve`: where TorchServe is, and what swaps have to remember."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from client.errors import VersionError
+
+__all__ = ["RunDir"]
+
+_INFERENCE_URL = "http://127.0.0.1:8080"
+_MANAGEMENT_URL = "http://127.0.0.1:8081"
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """The files in it that the commands on versions read and write.
+
+    Attributes:
+        path: the directory.
+    """
+
+    path: Path
+
+    @property
+    def key_file(self) -> Path:
+        """TorchServe's keys."""
+        return self.path / "key_file.json"
+
+    @property
+    def inference_url(self) -> str:
+        """Where this TorchServe says that it takes photos; the usual address if it says nothing."""
+        return self._announced("Inference address") or _INFERENCE_URL
+
+    @property
+    def management_url(self) -> str:
+        """Where it says that it is managed; the usual address if it says nothing."""
+        return self._announced("Management address") or _MANAGEMENT_URL
+
+    @property
+    def model_store(self) -> Path | None:
+        """The folder it was started with: it takes archives from no other place."""
+        announced = self._announced("Model Store")
+        return Path(announced) if announced else None
+
+    def _announced(self, what: str) -> str | None:
+        try:
+            log = (self.path / "torchserve.log").read_text("utf-8", "replace")
+        except OSError:
+            return None
+        found = re.search(rf"^{what}: (.+)$", log, re.MULTILINE)
+        return found.group(1).strip() if found else None
+
+    @contextmanager
+    def only_one_at_a_time(self) -> Iterator[None]:
+        """Keep a second command from changing versions meanwhile.
+
+        Raises:
+            VersionError: one is at it, or there is no such directory.
+        """
+        try:
+            lock = (self.path / "versions.lock").open("w")
+        except OSError as error:
+            raise VersionError(
+                f"can't write to the run directory {self.path} ({error.strerror}): name the one "
+                "that the service was started with (--run-dir, CARID_RUN_DIR)"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise VersionError(
+                    f"another command is changing versions in {self.path}: wait until it is done"
+                ) from error
+            yield
+
+    def read_state(self) -> dict[str, Any]:
+        """What `write_state` wrote; empty if it never did."""
+        return _read(self.path / "versions.json")
+
+    def write_state(self, state: Mapping[str, Any]) -> None:
+        """Remember it for the next command."""
+        _write(self.path / "versions.json", state)
+
+    def read_canary(self) -> tuple[str, float] | None:
+        """The canary's version and its share of the requests; None if there is no canary."""
+        canary = _read(self.path / "canary.json")
+        return (str(canary["version"]), float(canary["share"])) if canary else None
+
+    def write_canary(self, version: str, share: float) -> None:
+        """Have the gateway send this share of the requests to the version, within a second."""
+        _write(self.path / "canary.json", {"version": version, "share": share})
+
+    def remove_canary(self) -> None:
+        """Have the gateway send everything to the default version, within a second."""
+        (self.path / "canary.json").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise VersionError(f"can't read {path}: {error}. Mend or remove it.") from error
+    if not isinstance(content, dict):
+        raise VersionError(f"{path} holds no JSON object: mend or remove it")
+    return content
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    staged = path.with_suffix(".json.new")
+    with staged.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    staged.replace(path)
