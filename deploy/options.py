@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
-ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, never bound to
+# Where a server that listens on all addresses is reached from this machine.
+_NEAREST = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared with, never bound to
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Options:
     @property
     def url(self) -> str:
         """The gateway's address as seen from this machine."""
-        host = LOOPBACK if self.host in ANY_ADDRESS else self.host
+        host = _NEAREST.get(self.host, self.host)
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property

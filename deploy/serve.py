@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = Options.parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         with exclusive_run_dir(options.run_dir), temporary_directory() as temporary:
             options.key_file.unlink(missing_ok=True)  # tokens of an earlier start open nothing
+            options.canary_file.unlink(missing_ok=True)  # the version on trial is gone with it
             java_home = check(options)
             key_needed = prepare_api_keys(options, gateway_environment(options))
             return serve(options, java_home, temporary, stop, key_needed=key_needed)

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway import health, identify, labels, legacy, metrics, models
 from gateway.access import REFUSALS, UPLOAD_REFUSALS, Access
 from gateway.canary import Canary
+from gateway.early_answers import EarlyAnswers
 from gateway.errors import error_responses, install_error_handlers
 from gateway.headers import SecurityHeaders, cors_options
 from gateway.health import ReadinessProbe
@@ -110,3 +111,4 @@ def _surround(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(MetricsMiddleware, api=app, metrics=app.state.metrics)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestContext)
+    app.add_middleware(EarlyAnswers)

@@ -138,8 +138,6 @@ class UploadTimeoutError(GatewayError):
     """The body did not arrive in time."""
 
     status, code = HTTPStatus.REQUEST_TIMEOUT, "upload_timeout"
-    # The rest of the body would keep the connection for as long as the sender likes.
-    headers = {"Connection": "close"}  # noqa: RUF012 - ClassVar in the base
 
 
 class ImageTooLargeError(GatewayError):

@@ -167,6 +167,7 @@ class _Scanner:
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members: dict[str, Any] = {}
     for name, value in pairs:
+        name.encode()  # a lone surrogate is no text, and could be told to nobody: a ValueError
         if name in members:
             raise InvalidOptionError(f"{name[:40]} was given twice. Give it once.")
         members[name] = value

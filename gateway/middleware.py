@@ -62,7 +62,8 @@ class RequestContext:
                 logging.DEBUG if probed else logging.INFO,
                 "%s %s %s %.1f ms %s %s",
                 scope["method"],
-                scope["path"],
+                # As it was sent, percent-encoded: line breaks in it would forge lines.
+                scope["raw_path"].decode("ascii", "backslashreplace"),
                 status or "gone",
                 (time.perf_counter() - start) * 1000,
                 request_id,

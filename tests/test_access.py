@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,26 @@ class TestWithoutAKey:
             assert (status == 401) == ("429" in operation["responses"]), path
             assert (status == 401) == ("security" in operation), path
 
+    def test_who_is_refused_cannot_go_on_sending(self, public: PublicGateway) -> None:
+        start = time.monotonic()
+        with socket.create_connection(public.address, timeout=10) as connection:
+            connection.sendall(request_head(10**12))
+            answer = connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            assert b"connection: close" in answer.lower()
+            with suppress(ConnectionError):  # reset, or a broken pipe
+                while time.monotonic() - start < 10:
+                    connection.sendall(bytes(100_000))
+        assert time.monotonic() - start < 10
+
+    def test_who_is_refused_late_hears_why(self, public: PublicGateway) -> None:
+        body = bytes(5 * MEGABYTE)
+        with socket.create_connection(public.address, timeout=10) as connection:
+            connection.sendall(request_head(len(body)))
+            time.sleep(0.5)
+            connection.sendall(body)
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 401 ")
+
     def test_a_path_cannot_be_talked_into_being_open(self, public: PublicGateway) -> None:
         for path in ("/assets/../v1/labels", "/swagger/%2e%2e/v1/labels", "/assets%2f../v1/labels"):
             # requests would tidy the path up.
@@ -193,6 +214,13 @@ class TestKeys:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert key["X-API-Key"] not in public.log.read_text()
+
+    def test_a_path_forges_no_line_of_the_log(self, public: PublicGateway) -> None:
+        requests.get(f"{public.url}/x%0aforged%20line", timeout=30)
+        deadline = time.monotonic() + 10
+        while "/x%0aforged%20line 401" not in public.log.read_text().lower():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def test_a_broken_key_file_lets_nobody_in(
         self, start_gateway: Callable[..., Gateway], tmp_path: Path

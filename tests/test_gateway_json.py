@@ -141,6 +141,8 @@ class TestRefusals:
             (b"null", 400, "body_unreadable", "no object"),
             (b'["photo"]', 400, "body_unreadable", "no object"),
             (b'{"image": ', 400, "body_unreadable", "no JSON"),
+            (b'{"image": "AAAA", "\\ud800": 1}', 400, "body_unreadable", "no JSON"),
+            (b'{"\\ud800": 1, "\\ud800": 2}', 400, "body_unreadable", "no JSON"),
             (b'{"image": "AAAA', 400, "body_unreadable", "breaks off"),
             (b'{"image": "' + b"A" * 5000, 400, "body_unreadable", "breaks off"),
             (b"[" * 60_000, 400, "body_unreadable", "no JSON"),

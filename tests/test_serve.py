@@ -102,6 +102,11 @@ def test_options_come_from_the_command_line_before_the_environment() -> None:
     assert options.url == "http://127.0.0.1:9001"
 
 
+@pytest.mark.parametrize(("host", "seen_at"), [("0.0.0.0", "127.0.0.1"), ("::", "[::1]")])
+def test_who_listens_everywhere_is_asked_nearby(host: str, seen_at: str) -> None:
+    assert Options.parse(["--host", host], {}).url == f"http://{seen_at}:8000"
+
+
 def test_keys_and_canary_are_in_the_run_directory_unless_the_environment_names_another() -> None:
     options = Options.parse(["--run-dir", "/run/cars"], {"CARID_CANARY_FILE": "/etc/canary.json"})
     assert options.api_keys_file == Path("/run/cars/api_keys.json")
