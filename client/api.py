@@ -221,7 +221,18 @@ class _Bearer(AuthBase):
         self._key = key
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add it to a request."""
+        """Add it to a request.
+
+        Raises:
+            UnauthorizedError: it holds what no key does.
+        """
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UnauthorizedError(
+                HTTPStatus.UNAUTHORIZED,
+                "unauthorized",
+                "The API key holds characters that no key has: copy it again.",
+                None,
+            )
         request.headers["Authorization"] = f"Bearer {self._key}"
         return request
 

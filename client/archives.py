@@ -11,7 +11,14 @@ from pathlib import Path
 
 from client.errors import VersionError
 
-__all__ = ["MODEL", "archive_name", "archive_version", "put_into_store", "same_content"]
+__all__ = [
+    "MODEL",
+    "archive_name",
+    "archive_version",
+    "is_version",
+    "put_into_store",
+    "same_content",
+]
 
 MODEL = "car_identifier"
 
@@ -39,10 +46,14 @@ def archive_version(path: Path) -> str:
         ) from error
     if name != MODEL:
         raise VersionError(f"{path} holds the model {name!r}, not {MODEL!r}")
-    # It becomes part of a file's name and of addresses.
-    if not re.fullmatch(r"\d+(\.\d+)*", version):
+    if not is_version(version):
         raise VersionError(f"{path} has the version {version!r}; versions look like 1.2")
     return version
+
+
+def is_version(text: str) -> bool:
+    """Whether it may be a version: it becomes part of a file's name and of addresses."""
+    return re.fullmatch(r"\d+(\.\d+)*", text) is not None
 
 
 def put_into_store(path: Path, store: Path) -> str:

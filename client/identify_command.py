@@ -73,7 +73,8 @@ class _Question:
             result = Failure(error.code, error.message)
         except OSError as error:
             result = Failure("unreadable_file", error.strerror or str(error))
-        return Outcome(str(file), result)
+        # A name that is no Unicode must not end a run where it is printed.
+        return Outcome(os.fsencode(file).decode(errors="replace"), result)
 
 
 def identify(
@@ -211,12 +212,19 @@ class _Pictures:
         """Write the outcome's heatmap, if it has one; the outcome then names the file."""
         if isinstance(outcome.result, Failure) or outcome.result.heatmap is None:
             return outcome
-        stem = Path(outcome.photo).stem
+        # Not just the photo's name: the folder may be that of the photos.
+        stem = f"{Path(outcome.photo).stem}.heatmap"
         name, number = f"{stem}.png", 1
         while name in self._used:
             number += 1
             name = f"{stem}-{number}.png"
         self._used.add(name)
         path = self._folder / name
-        path.write_bytes(outcome.result.heatmap.png)
+        try:
+            path.write_bytes(outcome.result.heatmap.png)
+        except OSError as error:
+            return Outcome(
+                outcome.photo,
+                Failure("heatmap_not_written", f"can't write {path}: {error.strerror}"),
+            )
         return Outcome(outcome.photo, outcome.result, str(path))

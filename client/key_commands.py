@@ -6,6 +6,7 @@ may give out keys. A gateway that runs takes notice of a change with the next re
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -40,7 +41,8 @@ KeyFile = Annotated[
 Name = Annotated[str, typer.Argument(help="Whose key it is or what it is for.", metavar="NAME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
-_DEFAULT_FILE = Path(".run/api_keys.json")
+# Beside what the service keeps, as `carid models` and `make serve` have it.
+_DEFAULT_FILE = Path(os.environ.get("CARID_RUN_DIR", ".run")) / "api_keys.json"
 
 
 @app.command()
@@ -69,7 +71,9 @@ def create(
         print(json_lines([{"name": name, "key": secret, "per_minute": per_minute}]))
     else:
         print(secret)
-        _note(f"The key {name!r}, shown this once. Send it as 'Authorization: Bearer KEY'.")
+        _note(
+            f"The key {name!r} of {file}, shown this once. Send it as 'Authorization: Bearer KEY'."
+        )
 
 
 @app.command("list")

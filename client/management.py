@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import requests
 
-from client.archives import MODEL
+from client.archives import MODEL, is_version
 from client.errors import TorchServeError
 
 __all__ = ["TorchServe", "Version"]
@@ -95,6 +95,8 @@ class TorchServe:
 
     def version(self, version: str) -> Version | None:
         """One registered version with its queue; None if it is not registered."""
+        if not is_version(version):
+            return None
         response = self._send("management", "GET", f"/models/{MODEL}/{version}")
         if response.status_code == HTTPStatus.NOT_FOUND:
             return None
@@ -141,7 +143,10 @@ class TorchServe:
         response = self._patiently("inference", "POST", path, data=photo)
         if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _checked(response)
-        return response.status_code, response.json()
+        try:
+            return response.status_code, response.json()
+        except ValueError:  # its own 413, for a photo over max_request_size, has no content
+            return response.status_code, {}
 
     def _patiently(
         self,

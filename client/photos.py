@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 __all__ = ["PHOTO_SUFFIXES", "find_photos", "photo_files"]
@@ -29,9 +29,16 @@ def photo_files(names: Iterable[str]) -> Iterator[Path]:
     for name in names:
         path = Path(name)
         # A file may be called `car[1].jpg`: a pattern is what is no file.
-        matches = [path] if path.exists() else [Path(it) for it in _matches(name)] or [path]
+        matches = [path] if _holds(path.exists) else [Path(it) for it in _matches(name)] or [path]
         for match in matches:
-            yield from (find_photos(match) if match.is_dir() else []) or [match]
+            yield from (find_photos(match) if _holds(match.is_dir) else []) or [match]
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    try:
+        return check()
+    except OSError:  # a name too long to be one, or a folder that can't be searched
+        return False
 
 
 def _matches(pattern: str) -> list[str]:

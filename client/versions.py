@@ -64,6 +64,25 @@ class Versions:
 
         Safe to run again, whatever became of an earlier run.
         """
+        self._change(wanted, goldens)
+
+    def rollback(self) -> None:
+        """Serve the version again that the last swap took away, or was about to.
+
+        An interrupted rollback, run again, goes on to where it went.
+        """
+        state = self.run_dir.read_state()
+        swapping = state.get("swapping")
+        if swapping and swapping.get("back"):
+            before = swapping["to"]
+        elif earlier := swapping["from"] if swapping else state.get("previous"):
+            before = earlier["version"]
+        else:
+            raise VersionError("there has been no swap here: name a version to `swap` to")
+        self.tell(f"going back to {before}")
+        self._change(before, Goldens(folder=None), back=True)
+
+    def _change(self, wanted: str, goldens: Goldens, *, back: bool = False) -> None:
         version, archive = self.find(wanted)
         old = self._default()
         if old.version == version:
@@ -71,7 +90,7 @@ class Versions:
                 self.tell(f"{version} is the default already: nothing to do")
             return
         self._finish(version)
-        added = self._remember(old, version)
+        added = self._remember(old, version, back=back)
         with self._undone_on_failure(old.version, version, added):
             self.register(archive, version, workers=max(old.workers, 1))
             self._prove(old.version, version, goldens)
@@ -85,15 +104,6 @@ class Versions:
                 f"{version} serves, but {error}. The same command again finishes"
             ) from error
         self.tell(f"{version} serves; `carid models rollback` brings {old.version} back")
-
-    def rollback(self) -> None:
-        """Serve the version again that the last swap took away, or was about to."""
-        state = self.run_dir.read_state()
-        before = state.get("swapping", {}).get("from") or state.get("previous")
-        if before is None:
-            raise VersionError("there has been no swap here: name a version to `swap` to")
-        self.tell(f"going back to {before['version']}")
-        self.swap(before["version"], Goldens(folder=None))
 
     def find(self, wanted: str) -> tuple[str, str]:
         """The version and its file in the model store, copied there if need be."""
@@ -127,13 +137,14 @@ class Versions:
     def register(self, archive: str, version: str, workers: int = 1) -> None:
         """Have a version's workers ready; they check themselves before they say so."""
         found = self.torchserve.version(version)
-        if found and found.ready and found.ready == found.workers:
+        if found and found.ready == found.workers >= workers:
             self.tell(f"{version} is registered and ready")
             return
         self.tell(f"registering {version}: its workers load and check themselves")
         try:
             if found:
-                # An earlier try did not end well, or was about to remove it.
+                # It has too few: as a canary has, or what an earlier try did not bring to its end.
+                workers = max(workers, found.ready)
                 self.torchserve.scale(version, workers)
             else:
                 self.torchserve.register(archive, workers)
@@ -141,8 +152,10 @@ class Versions:
             if registered is None or registered.ready < workers:
                 raise TorchServeError("its workers are not ready")
         except BaseException as error:
-            # Nothing was asked of it yet.
-            if self.torchserve.version(version) and self._default().version != version:
+            # Only what answered nobody before may go.
+            answered = found is not None and found.ready > 0
+            left = self.torchserve.version(version)
+            if left and not left.default and not answered:
                 self.torchserve.unregister(version)
             if isinstance(error, TorchServeError):
                 raise VersionError(
@@ -169,6 +182,8 @@ class Versions:
     def scale(self, workers: int, version: str | None = None) -> None:
         """Give a version, or else the default one, so many workers."""
         chosen = version or self._default().version
+        if self.torchserve.version(chosen) is None:
+            raise VersionError(f"version {chosen} is not registered")
         self.tell(f"scaling {chosen} to {workers} worker{'s' * (workers != 1)}")
         self.torchserve.scale(chosen, workers)
 
@@ -263,7 +278,7 @@ class Versions:
         self.run_dir.remove_canary()
         time.sleep(_CANARY_NOTICED_S)
 
-    def _remember(self, old: Version, new: str) -> bool:
+    def _remember(self, old: Version, new: str, *, back: bool) -> bool:
         """Write down what is about to happen.
 
         Returns:
@@ -273,7 +288,8 @@ class Versions:
         earlier = state.get("swapping", {"to": None})
         added = self.torchserve.version(new) is None or (earlier["to"] == new and earlier["added"])
         before = {"version": old.version, "archive": old.archive}
-        self.run_dir.write_state({**state, "swapping": {"from": before, "to": new, "added": added}})
+        swapping = {"from": before, "to": new, "added": added, "back": back}
+        self.run_dir.write_state({**state, "swapping": swapping})
         return added
 
     def _forget(self) -> None:

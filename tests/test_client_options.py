@@ -234,9 +234,51 @@ def test_heatmaps_are_written_and_named(server: tuple[StandInGateway, str], tmp_
     out = tmp_path / "heatmaps"
     done = carid(server[1], "identify", tmp_path / "photos", "--json", "--heatmap", out)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["car-2.png", "car.png"]
-    assert (out / "car.png").read_bytes() == PNG
-    assert str(out / "car-2.png") in done.stdout.splitlines()[1]
+    assert sorted(path.name for path in out.iterdir()) == ["car.heatmap-2.png", "car.heatmap.png"]
+    assert (out / "car.heatmap.png").read_bytes() == PNG
+    assert str(out / "car.heatmap-2.png") in done.stdout.splitlines()[1]
+
+
+def test_heatmaps_spare_the_photos_in_their_folder(
+    server: tuple[StandInGateway, str], tmp_path: Path
+) -> None:
+    photo = tmp_path / "car.png"
+    photo.write_bytes(b"")
+    assert carid(server[1], "identify", photo, "--heatmap", tmp_path).returncode == 0
+    assert photo.read_bytes() == b""
+    assert (tmp_path / "car.heatmap.png").read_bytes() == PNG
+
+
+def test_a_heatmap_that_cannot_be_written_is_told_of_its_photo(
+    server: tuple[StandInGateway, str], tmp_path: Path
+) -> None:
+    (tmp_path / "car.jpg").write_bytes(b"")
+    (tmp_path / "out" / "car.heatmap.png").mkdir(parents=True)
+    done = carid(
+        server[1], "identify", tmp_path / "car.jpg", "--json", "--heatmap", tmp_path / "out"
+    )
+    assert done.returncode == 1
+    assert "heatmap_not_written" in done.stdout
+
+
+def test_names_that_no_terminal_can_show_end_no_run(
+    server: tuple[StandInGateway, str], tmp_path: Path
+) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    done = carid(server[1], "identify", tmp_path, "a" * 300, PYTHONIOENCODING="utf-8:strict")
+    assert done.returncode == 1
+    assert "caf\ufffd.jpg" in done.stdout
+    assert "File name too long" in done.stdout
+    assert not done.stderr
+
+
+def test_a_key_that_cannot_be_one_is_a_line(
+    server: tuple[StandInGateway, str], tmp_path: Path
+) -> None:
+    (tmp_path / "car.jpg").write_bytes(b"")
+    done = carid(server[1], "identify", tmp_path, CARID_API_KEY="…")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "copy it again" in done.stderr
 
 
 def test_a_missing_key_and_an_unknown_version_are_said_once(

@@ -165,7 +165,7 @@ class TestCommand:
         found = store.find(done.stdout.strip())
         assert found
         assert (found.name, found.per_minute) == ("laptop", 50)
-        assert "shown this once" in done.stderr
+        assert f"'laptop' of {store.path}, shown this once" in done.stderr
 
     def test_json(self, carid: Carid, store: KeyStore) -> None:
         made = json.loads(carid("create", "laptop", "--json").stdout)

@@ -208,6 +208,45 @@ def test_killed_in_the_middle_and_run_again_ends_well(
     assert (answering_version(stack), registered(torchserve)) == (home, {home})
 
 
+def test_a_rollback_that_was_killed_goes_on_to_where_it_went(
+    stack: LiveStack, home: str, other: Path, torchserve: TorchServe
+) -> None:
+    assert models(stack, "swap", other).returncode == 0
+    command = [sys.executable, "-m", "client", "models", "--run-dir", str(stack.run_dir)]
+    with subprocess.Popen(
+        [*command, "rollback"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert any("draining" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+    done = models(stack, "rollback")
+    assert done.returncode == 0, done.stderr
+    assert (answering_version(stack), registered(torchserve)) == (home, {home})
+
+
+def test_a_version_gets_as_many_workers_as_the_one_before(
+    stack: LiveStack, home: str, other: Path, torchserve: TorchServe
+) -> None:
+    assert models(stack, "scale", 2).returncode == 0
+    assert models(stack, "register", other).returncode == 0
+    assert models(stack, "swap", OTHER).returncode == 0
+    found = torchserve.version(OTHER)
+    assert found
+    assert found.ready == 2
+    assert models(stack, "rollback").returncode == 0
+    assert models(stack, "scale", 1).returncode == 0
+    assert registered(torchserve) == {home}
+
+
+@pytest.mark.parametrize("name", ["all", "../car_identifier/1.1", "1.1/set-default"])
+def test_what_is_no_version_is_said_to_be_none(stack: LiveStack, home: str, name: str) -> None:
+    for command in (["unregister", name], ["scale", "0", "--version", name]):
+        done = models(stack, *command)
+        assert done.returncode == 1
+        assert "is not registered" in done.stderr
+    assert answering_version(stack) == home
+
+
 def test_a_swap_that_was_killed_can_be_rolled_back(
     stack: LiveStack, home: str, other: Path, torchserve: TorchServe
 ) -> None:
