@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,10 @@ __all__ = ["LastRun", "Results", "RunSettings", "Summary"]
 # A file's worth: what a SIGKILL may cost, some seconds, against how many files a million make.
 _ROWS_PER_FILE = 1000
 _TOP_MAKES = 20
+
+
+_ANSWERS = re.compile(r"photos-\d{6,}\.parquet")
+_WRITTEN = re.compile(rf"{_ANSWERS.pattern}|\.{_ANSWERS.pattern}\.(tmp|damaged-\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,7 @@ class Results:
         with ExitStack() as held:
             try:
                 held.enter_context(_alone(folder))
-                if overwrite:
+                if overwrite and (folder / "run.json").exists():
                     _discard(folder)
                 _begin_or_go_on(folder / "run.json", settings)
                 results = cls(folder)
@@ -166,7 +171,7 @@ class Results:
         return summary
 
     def _files(self) -> list[Path]:
-        return sorted(self._answers.glob("photos-*.parquet"))
+        return sorted(it for it in self._answers.iterdir() if _ANSWERS.fullmatch(it.name))
 
     def _discard_cut_off(self) -> None:
         for unfinished in self._answers.glob(".*.tmp"):
@@ -197,10 +202,7 @@ def _begin_or_go_on(manifest: Path, settings: RunSettings) -> None:
     if not manifest.exists():
         _write(manifest, json.dumps(asdict(settings), indent=2).encode())
         return
-    try:
-        before = dict(json.loads(manifest.read_text()))
-    except (ValueError, TypeError) as error:
-        raise BulkError(f"{manifest} is no description of a run: name another folder") from error
+    before = _read(manifest)
     differing = [
         f"{name} was {before.get(name)}, now {value}"
         for name, value in asdict(settings).items()
@@ -213,11 +215,26 @@ def _begin_or_go_on(manifest: Path, settings: RunSettings) -> None:
         )
 
 
+def _read(manifest: Path) -> dict[str, object]:
+    try:
+        content = json.loads(manifest.read_text())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not {"archive_sha256", "source"} <= content.keys():
+        raise BulkError(f"{manifest} is no description of a run: name another folder")
+    return content
+
+
 def _discard(folder: Path) -> None:
-    """Remove what a run wrote, and nothing else."""
-    answers = folder / "answers"
-    for file in [*answers.glob("*photos-*.parquet*"), folder / "summary.json", folder / "run.json"]:
-        file.unlink(missing_ok=True)
+    """Remove what a run wrote, and nothing else.
+
+    Raises:
+        BulkError: it was no run of this program.
+    """
+    _read(folder / "run.json")
+    for file in [*(folder / "answers").glob("*"), folder / "summary.json", folder / "run.json"]:
+        if file.parent == folder or _WRITTEN.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def _write(path: Path, content: bytes | pa.Buffer) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.dataset
 from fsspec.utils import glob_translate
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
@@ -112,22 +113,44 @@ def _found(
     folder: str, pattern: re.Pattern[str], suffixes: tuple[str, ...] = ("",)
 ) -> Iterator[str]:
     """Names of the files under a folder, folder by folder, in the order of their names."""
+    base, _ = _split(folder)
+    for name in _in_bucket(folder, base) if base else _on_disk(folder):
+        if name.lower().endswith(suffixes) and pattern.fullmatch(name):
+            if not base:
+                _require_text(name)
+            yield name
+
+
+def _require_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the name {name!r} is no UTF-8: rename that file") from error
+
+
+def _in_bucket(folder: str, base: str) -> Iterator[str]:
     filesystem, path = _locate(folder)
-    base = _split(folder)[0]
-    root = _filesystem(base)[1] + "/" if base else ""
+    root = _filesystem(base)[1] + "/"
     waiting = [path]
     while waiting:
         entries = filesystem.get_file_info(FileSelector(waiting.pop()))
         entries.sort(key=lambda entry: entry.path)
         waiting += [entry.path for entry in reversed(entries) if entry.type == FileType.Directory]
         for entry in entries:
-            name = base + entry.path.removeprefix(root)
-            if (
-                entry.type == FileType.File
-                and name.lower().endswith(suffixes)
-                and pattern.fullmatch(name)
-            ):
-                yield name
+            if entry.type == FileType.File:
+                yield base + entry.path.removeprefix(root)
+
+
+def _on_disk(folder: str) -> Iterator[str]:
+    """Not into linked folders: they may lead in circles, and give a photo many names."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        folders.sort()
+        for file in sorted(files):
+            yield os.path.join(parent, file)  # noqa: PTH118  (a million of them)
 
 
 def _listed(listing: str, column: str | None) -> Iterator[str]:
@@ -152,6 +175,10 @@ def _lines(listing: str, column: str | None) -> Iterator[str | None]:
         return
     table = pyarrow.dataset.dataset(path, filesystem=filesystem, format=suffix[1:])
     names = table.schema.names
+    if suffix == ".csv":  # 0001 is a name here, and no number
+        texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+        as_text = pyarrow.dataset.CsvFileFormat(convert_options=texts)
+        table = pyarrow.dataset.dataset(path, filesystem=filesystem, format=as_text)
     wanted = [column] if column else [*(name for name in _COLUMNS if name in names), *names[:1]]
     if wanted[0] not in names:
         raise BulkError(f"{listing} has no column {column!r}, but: {', '.join(names)}")

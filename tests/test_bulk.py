@@ -96,6 +96,31 @@ def test_pattern_stays_in_its_folder_unless_it_says_otherwise(photos: Path) -> N
     assert names(f"{photos}/nothing*") == []
 
 
+def test_linked_folders_give_no_photo_a_second_name(photos: Path) -> None:
+    once = names(photos)
+    links = [photos / "loop", photos / "another"]
+    for link in links:
+        link.symlink_to(photos)
+    try:
+        assert names(photos) == once
+    finally:
+        for link in links:
+            link.unlink()
+
+
+def test_a_name_that_is_no_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"")
+    with pytest.raises(BulkError, match=r"caf.*rename that file"):
+        list_photos(str(tmp_path))
+    assert names(f"{tmp_path}/*.png") == []
+
+
+def test_names_in_a_table_may_look_like_numbers(tmp_path: Path) -> None:
+    table = tmp_path / "photos.csv"
+    table.write_text("photo,year\n0001,1999\n0002,\n")
+    assert names(table) == [str(tmp_path / "0001"), str(tmp_path / "0002")]
+
+
 def test_listing_names_each_photo_once_relative_to_itself(tmp_path: Path) -> None:
     listing = tmp_path / "photos.txt"
     listing.write_text("a.jpg\n\nsub/../a.jpg\n/b c.jpg\ns3://bucket/d.jpg\n")
@@ -252,6 +277,25 @@ def begin(folder: Path, overwrite: bool = False, **changes: Any) -> list[str]:
             results.add(pa.Table.from_pylist([{"photo": "a.jpg"}], SCHEMA))
             results.flush()
         return list(results.photos().to_pylist())
+
+
+def test_files_that_only_look_like_answers_are_left_alone(tmp_path: Path) -> None:
+    begin(tmp_path)
+    copies = [
+        tmp_path / "answers" / name for name in ("photos-copy.parquet", "photos-1.parquet.bak")
+    ]
+    for copy in copies:
+        copy.touch()
+    assert begin(tmp_path) == ["a.jpg"]
+    begin(tmp_path, overwrite=True, top_k=1)
+    assert all(copy.exists() for copy in copies)
+
+
+def test_what_is_no_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"mine": 1}')
+    with pytest.raises(BulkError, match="no description of a run"):
+        begin(tmp_path, overwrite=True)
+    assert (tmp_path / "run.json").read_text() == '{"mine": 1}'
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def _with_a_bad_option(request: Request, rng: Random) -> Request:
 def _with_no_photo(body: bytes) -> Request:
     """A photo under a type that photos don't have: only the gateway looks at types."""
     refused = (Expected(415, "unsupported_media_type"),)
-    return Request("bad type", "gateway", body, refused, {"Content-Type": "application/json"})
+    return Request("bad type", "gateway", body, refused, {"Content-Type": "application/pdf"})
 
 
 def _form(photos: Sequence[bytes], expected: Sequence[Expected]) -> Request:
