@@ -147,7 +147,10 @@ class Versions:
                 workers = max(workers, found.ready)
                 self.torchserve.scale(version, workers)
             else:
-                self.torchserve.register(archive, workers)
+                # A registration says that it is done when its first worker is ready.
+                self.torchserve.register(archive, 1)
+                if workers > 1:
+                    self.torchserve.scale(version, workers)
             registered = self.torchserve.version(version)
             if registered is None or registered.ready < workers:
                 raise TorchServeError("its workers are not ready")

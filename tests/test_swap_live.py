@@ -240,7 +240,7 @@ def test_a_version_gets_as_many_workers_as_the_one_before(
 
 @pytest.mark.parametrize("name", ["all", "../car_identifier/1.1", "1.1/set-default"])
 def test_what_is_no_version_is_said_to_be_none(stack: LiveStack, home: str, name: str) -> None:
-    for command in (["unregister", name], ["scale", "0", "--version", name]):
+    for command in (["unregister", name], ["scale", "2", "--version", name]):
         done = models(stack, *command)
         assert done.returncode == 1
         assert "is not registered" in done.stderr
