@@ -36,7 +36,7 @@ serve: ## TorchServe and the gateway with the bundled archive, on http://127.0.0
 
 test: ## all tests; those that need real photos run if CARS_DATA names the data folder
 	$(set_up) dev
-	@$(VENV) -m pytest $(if $(ARGS),$(ARGS),-n auto --maxprocesses 4 --dist loadgroup)
+	@$(VENV) -m pytest $(if $(ARGS),$(ARGS),-n auto --maxprocesses 4 --dist loadfile)
 
 lint: ## style, types and the import rules of ARCHITECTURE.md
 	$(set_up) dev

@@ -39,11 +39,3 @@ def cars_data() -> Path:
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sixty toy cars in the devkit layout, to be read only."""
     return write_devkit(tmp_path_factory.mktemp("toy"))
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, those that share what is dear to set up run in one process."""
-    for item in items:
-        group = "live" if "live_stack" in item.fixturenames else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
