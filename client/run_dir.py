@@ -80,6 +80,7 @@ class RunDir:
                 raise VersionError(
                     f"another command is changing versions in {self.path}: wait until it is done"
                 ) from error
+            self.remove_retiring()  # left by a command that was killed
             yield
 
     def read_state(self) -> dict[str, Any]:
@@ -102,6 +103,14 @@ class RunDir:
     def remove_canary(self) -> None:
         """Have the gateway send everything to the default version, within a second."""
         (self.path / "canary.json").unlink(missing_ok=True)
+
+    def write_retiring(self, version: str) -> None:
+        """Have the gateway refuse who asks for the version, within a second."""
+        _write(self.path / "retiring.json", {"version": version})
+
+    def remove_retiring(self) -> None:
+        """Have the gateway pass on whatever version is asked for."""
+        (self.path / "retiring.json").unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

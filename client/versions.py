@@ -22,8 +22,8 @@ from client.run_dir import RunDir
 
 __all__ = ["Goldens", "Versions"]
 
-# The gateway looks at the canary's file within a second.
-_CANARY_NOTICED_S = 1.5
+# The gateway looks at the files of the canary and of a retiring version within a second.
+_NOTICED_S = 1.5
 
 Tell = Callable[[str], None]
 
@@ -179,7 +179,12 @@ class Versions:
             self.tell(f"turning the canary {version} off")
             self._end_canary()
         self.tell(f"draining {version}")
-        drain_and_unregister(self.torchserve, found)
+        self.run_dir.write_retiring(version)
+        try:
+            time.sleep(_NOTICED_S)
+            drain_and_unregister(self.torchserve, found)
+        finally:
+            self.run_dir.remove_retiring()
         self.tell(f"{version} is unregistered")
 
     def scale(self, workers: int, version: str | None = None) -> None:
@@ -279,7 +284,7 @@ class Versions:
 
     def _end_canary(self) -> None:
         self.run_dir.remove_canary()
-        time.sleep(_CANARY_NOTICED_S)
+        time.sleep(_NOTICED_S)
 
     def _remember(self, old: Version, new: str, *, back: bool) -> bool:
         """Write down what is about to happen.

@@ -22,6 +22,7 @@ from gateway.metrics import Metrics, MetricsMiddleware
 from gateway.middleware import Net, RequestContext
 from gateway.models import ServedModels
 from gateway.page import install_page
+from gateway.retiring import Retiring
 from gateway.settings import Settings
 from gateway.swagger import install_swagger
 from gateway.uploads import UploadMemory
@@ -80,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.identifier = Identifier(
         upstream,
         canary,
+        Retiring(settings.canary_file.with_name("retiring.json")),
         memory,
         settings,
         count=lambda outcome: figures.photos.labels(outcome).inc(),

@@ -18,6 +18,7 @@ from gateway.body_description import PHOTO_REFUSALS, identify_body
 from gateway.canary import Canary, Trial
 from gateway.errors import GatewayError, TooManyPhotosError, UnknownVersionError, error_responses
 from gateway.options import IdentifyOptions, combined_options
+from gateway.retiring import Retiring
 from gateway.schemas import Answer, AnsweredPhoto, RefusedPhoto, Results
 from gateway.settings import Settings
 from gateway.uploads import Photo, UploadMemory
@@ -49,21 +50,24 @@ class Identifier:
     Args:
         upstream: who answers.
         canary: who answers some instead.
+        retiring: who answers nobody any more.
         memory: pays for uploads.
         settings: the limits.
-        count: is told of every photo's verdict or error code.
+        count: is told of every photo's answer or error.
     """
 
     def __init__(
         self,
         upstream: TorchServe,
         canary: Canary,
+        retiring: Retiring,
         memory: UploadMemory,
         settings: Settings,
-        count: Callable[[str], None],
+        count: Callable[[Answer | GatewayError], None],
     ) -> None:
         self._upstream = upstream
         self._canary = canary
+        self._retiring = retiring
         self._memory = memory
         self._settings = settings
         self._count = count
@@ -133,11 +137,12 @@ class Identifier:
                     question.trial, photo.data, question.options, request_id
                 )
             else:
+                self._retiring.check(question.options.version)
                 answer = await self._upstream.identify(photo.data, question.options, request_id)
         except GatewayError as error:
-            self._count(error.code)
+            self._count(error)
             raise
-        self._count(answer.verdict)
+        self._count(answer)
         return answer
 
 
