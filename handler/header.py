@@ -6,8 +6,8 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pi_heif import HeifImageFile
 from PIL import Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
-from pillow_heif import HeifImageFile
 
 from handler.containers import JpegFile, PngFile
 from handler.formats import Format
@@ -92,7 +92,7 @@ def _read_webp(data: bytes | bytearray) -> PhotoHeader:
 
 def _read_heic(data: bytes | bytearray) -> PhotoHeader:
     def open_image(scale: int) -> Image.Image:
-        image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+        image: Image.Image = HeifImageFile(io.BytesIO(data))
         width, height = image.size
         if scale > 1:  # takes a thumbnail out of the file if there is one of at least this size
             image.draft(None, (width // scale, height // scale))
