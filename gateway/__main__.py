@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 
-import uvicorn
-
 from gateway.app import create_app
 from gateway.first_key import make_first_key
 from gateway.keys import KeyStoreError
+from gateway.server import serve
 from gateway.settings import read_settings
 
 
@@ -27,19 +26,7 @@ def main() -> None:
         sys.exit(str(error))
     if first_key:
         print(f"The first API key, shown this once: {first_key}", flush=True)
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=True,
-        forwarded_allow_ips=settings.trusted_proxies,
-        # Longer than any Retry-After: who comes back in time finds the connection still open.
-        timeout_keep_alive=65,
-        timeout_graceful_shutdown=10,
-    )
+    serve(create_app(settings), settings)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 from gateway import health, identify, labels, legacy, metrics, models
 from gateway.access import REFUSALS, UPLOAD_REFUSALS, Access
 from gateway.canary import Canary
+from gateway.drain import Drain, Farewell
 from gateway.early_answers import EarlyAnswers
 from gateway.errors import error_responses, install_error_handlers
+from gateway.head_requests import HeadRequests
 from gateway.headers import SecurityHeaders, cors_options
 from gateway.health import ReadinessProbe
 from gateway.identify import Identifier
@@ -25,6 +27,7 @@ from gateway.page import install_page
 from gateway.retiring import Retiring
 from gateway.settings import Settings
 from gateway.swagger import install_swagger
+from gateway.torchserve_metrics import TorchServeMetrics
 from gateway.uploads import UploadMemory
 from gateway.upstream import TorchServe
 
@@ -47,12 +50,15 @@ Every error has one shape, `{"error": {"code", "message"}, "request_id"}`, and e
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The gateway as an ASGI application; settings come from the environment where not given."""
     settings = settings or Settings()
-    upstream = TorchServe(settings)
+    figures = Metrics()
+    upstream = TorchServe(settings, figures.photo_wait.observe)
     memory = UploadMemory(settings.upload_memory_bytes)
     canary = Canary(upstream, memory, settings)
-    figures = Metrics()
-    figures.watch_upload_memory(lambda: memory.in_use)
+    drain = Drain()
+    figures.watch_upload_memory(lambda: memory.in_use, settings.upload_memory_bytes)
+    figures.watch_torchserve(upstream)
     figures.watch_canary(canary)
+    figures.watch_disk(settings.key_file.parent)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -84,12 +90,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         Retiring(settings.canary_file.with_name("retiring.json")),
         memory,
         settings,
-        count=lambda outcome: figures.photos.labels(outcome).inc(),
+        count=figures.count_photo,
     )
     app.state.models = ServedModels(settings.model_name, upstream, canary)
     app.state.labels = LabelCache(upstream, settings.labels_ttl_s)
-    app.state.readiness = ReadinessProbe(upstream, settings.ready_ttl_s)
+    app.state.drain = drain
+    app.state.readiness = ReadinessProbe(upstream, settings.ready_ttl_s, drain)
     app.state.metrics = figures
+    app.state.torchserve_metrics = TorchServeMetrics(upstream)
     app.include_router(identify.router, responses=error_responses(*UPLOAD_REFUSALS))
     app.include_router(labels.router, responses=error_responses(*REFUSALS))
     app.include_router(models.router, responses=error_responses(*REFUSALS))
@@ -106,6 +114,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def _surround(app: FastAPI, settings: Settings) -> None:
     """Add the middleware, from the inside out."""
+    app.add_middleware(HeadRequests)
     app.add_middleware(Access, settings=settings)
     app.add_middleware(Net)
     if settings.cors_origins:
@@ -114,3 +123,4 @@ def _surround(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestContext)
     app.add_middleware(EarlyAnswers)
+    app.add_middleware(Farewell, drain=app.state.drain)

@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 
 from gateway import schemas
+from gateway.drain import Drain
 from gateway.errors import GatewayError, NotReadyError, error_responses
 from gateway.options import IdentifyOptions
 from gateway.upstream import TorchServe
@@ -29,9 +30,10 @@ class ReadinessProbe:
     cheap, and a server that is busy answering is not taken for dead because its queue is full.
     """
 
-    def __init__(self, upstream: TorchServe, ready_ttl_s: float) -> None:
+    def __init__(self, upstream: TorchServe, ready_ttl_s: float, drain: Drain) -> None:
         self._upstream = upstream
         self._ttl = ready_ttl_s
+        self._drain = drain
         self._photo = probe_photo()
         self._lock = asyncio.Lock()
         self._failure = NotReadyError("The model was not asked yet.")
@@ -43,6 +45,8 @@ class ReadinessProbe:
         Raises:
             NotReadyError: it is not; the message says why.
         """
+        if self._drain.is_on:
+            raise NotReadyError("This server is stopping. Ask another one, or this one later.")
         if self._answered_recently():
             return
         async with self._lock:

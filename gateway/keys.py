@@ -18,15 +18,15 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from gateway.shared_file import OwnerError, lock_file, make_folder, replace_file
 
 __all__ = ["ApiKey", "KeyStore", "KeyStoreError"]
 
@@ -133,6 +133,8 @@ class KeyStore:
         Raises:
             KeyStoreError: the file can't be written.
         """
+        if self.path.exists():  # perhaps where nothing can be written, as in a mounted secret
+            return None
         with self._locked():
             return None if self.path.exists() else self._add((), name, None)
 
@@ -159,31 +161,23 @@ class KeyStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes from changing the file; the lock is a file that stays."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock = self.path.with_name(f"{self.path.name}.lock").open("w")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        with lock:
+        with contextlib.ExitStack() as stack:
+            try:
+                make_folder(self.path.parent)
+                lock = stack.enter_context(lock_file(self.path))
+            except OSError as error:
+                raise self._unwritable(error) from error
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _write(self, keys: Iterable[ApiKey]) -> None:
         text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2) + "\n"
         try:
-            # Whoever reads meanwhile sees the old file or the new one; mkstemp gives it mode 0600.
-            number, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name)
-            try:
-                with os.fdopen(number, "w", encoding="utf-8") as file:
-                    file.write(text)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(self.path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            replace_file(self.path, text)
         except OSError as error:
             raise self._unwritable(error) from error
+        except OwnerError as error:
+            raise KeyStoreError(str(error)) from error
 
     def _unreadable(self, error: Exception) -> KeyStoreError:
         reason = error.strerror if isinstance(error, OSError) else "it is no key file"

@@ -1,37 +1,74 @@
-"""`GET /metrics`: what the gateway does, in figures, for Prometheus.
+"""`GET /metrics`: the whole service in figures, for Prometheus; one address to scrape is enough.
 
-All names begin with `carid_gateway_`. Labels have few values, whatever is sent: an unknown path is
-the route "none", a made-up method "other". TorchServe and its workers have metrics of their own.
+The gateway's own names begin with `carid_gateway_`. Labels have few values, whatever is sent: an
+unknown path is the route "none", a made-up method "other". What TorchServe and its workers show
+follows, as torchserve_metrics.py gathers it.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from http import HTTPMethod
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, get_args
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.routing import iter_route_contexts
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.canary import Trial
+from gateway.errors import (
+    AnswerTimeoutError,
+    GatewayError,
+    InternalError,
+    ModelUnavailableError,
+    ServerBusyError,
+)
+from gateway.schemas import Answer
+from gateway.torchserve_metrics import TorchServeMetrics
+from gateway.upstream import TorchServe
+
 __all__ = ["CanaryCounts", "Metrics", "MetricsMiddleware", "router"]
 
 _NAMESPACE = "carid_gateway"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_WAIT_BUCKETS_S = (0.001, 0.01, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 _METHODS = frozenset(HTTPMethod)
+_PHOTO_ROUTES = ("/v1/identify", "/cars/v1/get_car_details")
+# Codes → statuses of what is the service's fault when there is no answer to a photo.
+_FAILURES = {
+    error.code: error.status
+    for error in (InternalError, ModelUnavailableError, ServerBusyError, AnswerTimeoutError)
+}
+
+# Half of all series, and of no use: Prometheus sees by itself that a counter began anew.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class CanaryCounts(Protocol):
     """How often a canary was asked, and agreed with the version it may replace."""
+
+    @property
+    def trial(self) -> Trial | None:
+        """Which version is on trial; None without one."""
 
     @property
     def compared(self) -> int:
@@ -78,17 +115,88 @@ class Metrics:
             ("outcome",), namespace=_NAMESPACE, registry=registry,
         )  # fmt: skip
 
-    def watch_upload_memory(self, in_use: Callable[[], float]) -> None:
-        """Show the bytes that uploads hold."""
-        gauge = Gauge(
-            "upload_memory_bytes", "Bytes of uploads held in memory.",
-            namespace=_NAMESPACE, registry=self.registry,
+        self.confidence = Histogram(
+            "confidence", "Confidence of answers to users' photos that show a car, 0 to 1.",
+            ("version",), namespace=_NAMESPACE, registry=registry, buckets=_CONFIDENCE_BUCKETS,
         )  # fmt: skip
-        gauge.set_function(in_use)
+        self.photo_wait = Histogram(
+            "photo_wait_seconds", "How long photos waited here for their turn at TorchServe.",
+            namespace=_NAMESPACE, registry=registry, buckets=_WAIT_BUCKETS_S,
+        )  # fmt: skip
+
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Show what rules ask for before it happens: Prometheus can't see a rise from nothing."""
+        for route in _PHOTO_ROUTES:
+            for status in _FAILURES.values():
+                self.requests.labels(route, "POST", str(int(status)))
+        for code in (*_FAILURES, "rate_limited", "unauthorized"):
+            self.errors.labels(code)
+        for caller in ("key", "anonymous"):
+            self.rate_limited.labels(caller)
+        for outcome in (*get_args(Answer.model_fields["verdict"].annotation), *_FAILURES):
+            self.photos.labels(outcome)
+
+    def count_photo(self, outcome: Answer | GatewayError) -> None:
+        """Note what became of one photo of a user."""
+        if isinstance(outcome, GatewayError):
+            self.photos.labels(outcome.code).inc()
+            return
+        self.photos.labels(outcome.verdict).inc()
+        # Of what is no car the confidence says nothing, and their share is in the verdicts.
+        if outcome.verdict != "not_a_car":
+            self.confidence.labels(outcome.model_version).observe(outcome.confidence)
+
+    def watch_upload_memory(self, in_use: Callable[[], float], limit: int) -> None:
+        """Show the bytes that uploads hold, and how many they may."""
+        self._gauge("upload_memory_bytes", "Bytes of uploads held in memory.", in_use)
+        self._gauge(
+            "upload_memory_limit_bytes",
+            "Bytes that uploads may hold; who comes with more is told server_busy.",
+            lambda: limit,
+        )
+
+    def watch_torchserve(self, upstream: TorchServe) -> None:
+        """Show how many photos are at TorchServe, and how many wait for it."""
+        self._gauge(
+            "photos_under_way", "Photos that are at TorchServe.", lambda: upstream.under_way
+        )
+        self._gauge("photos_waiting", "Photos that wait for their turn.", lambda: upstream.waiting)
+
+    def watch_disk(self, folder: Path) -> None:
+        """Show the space where the folder is."""
+        self.registry.register(_DiskCollector(folder))
 
     def watch_canary(self, canary: CanaryCounts) -> None:
         """Show how a canary does."""
         self.registry.register(_CanaryCollector(canary))
+
+    def _gauge(self, name: str, documentation: str, value: Callable[[], float]) -> None:
+        gauge = Gauge(name, documentation, namespace=_NAMESPACE, registry=self.registry)
+        gauge.set_function(value)
+
+
+class _DiskCollector(Collector):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            usage = shutil.disk_usage(self._folder)
+        except OSError:  # nothing was ever written there
+            return
+        # Not the size: what is neither used nor to be had is kept back for root, or a quota.
+        yield GaugeMetricFamily(
+            f"{_NAMESPACE}_disk_free_bytes",
+            "Bytes to be had where the run directory is: tokens, API keys, logs.",
+            value=usage.free,
+        )
+        yield GaugeMetricFamily(
+            f"{_NAMESPACE}_disk_used_bytes",
+            "Bytes in use where the run directory is.",
+            value=usage.used,
+        )
 
 
 class _CanaryCollector(Collector):
@@ -111,6 +219,14 @@ class _CanaryCollector(Collector):
             "Photos that the default version answered, because the canary could not.",
             value=self._canary.failed,
         )
+        share = GaugeMetricFamily(
+            f"{_NAMESPACE}_canary_share",
+            "Share of the requests that a version on trial gets, 0 to 1; none without a trial.",
+            labels=("version",),
+        )
+        if trial := self._canary.trial:
+            share.add_metric((trial.version,), trial.share)
+        yield share
 
 
 class MetricsMiddleware:
@@ -173,6 +289,13 @@ router = APIRouter(tags=["health"])
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(request: Request) -> Response:
-    """Requests, errors, latency, photos, memory and the canary's agreement, as text."""
+    """The gateway's figures, then TorchServe's and its workers', as text.
+
+    It is answered within seconds whatever becomes of TorchServe, whose part may be missing.
+    """
     figures: Metrics = request.app.state.metrics
-    return Response(generate_latest(figures.registry), media_type=CONTENT_TYPE_LATEST)
+    torchserve: TorchServeMetrics = request.app.state.torchserve_metrics
+    seen = await torchserve.look()
+    own = generate_latest(figures.registry) + generate_latest(seen)
+    theirs = "".join(f"{line}\n" for line in seen.lines or ())
+    return Response(own + theirs.encode(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

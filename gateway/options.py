@@ -33,7 +33,9 @@ def _read_truth(value: object) -> object:
 
 
 def _read_whole(value: object) -> object:
-    """JSON has one kind of number: 5.0 is 5."""
+    """JSON has one kind of number: 5.0 is 5. As text, `1_0` is 10 to Python only."""
+    if isinstance(value, str) and "_" in value:
+        raise PydanticCustomError("whole", "Input should be a valid integer")
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

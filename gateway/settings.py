@@ -33,6 +33,21 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=1, le=65535)
 
+    drain_s: float = Field(
+        default=0,
+        ge=0,
+        description="How long all is still answered after the signal to stop, while /readyz is 503 "
+        "and balancers take notice; 0 to stop at once.",
+    )
+
+    # The default is longer than any Retry-After: who comes back in time finds it still open.
+    keep_alive_s: int = Field(
+        default=65,
+        ge=1,
+        description="How long a connection stays open between requests; behind a balancer longer "
+        "than the balancer keeps it, or it may send a request into a connection just closed.",
+    )
+
     access: Literal["auto", "key", "anonymous"] = Field(
         default="auto",
         description="auto: keys are needed unless `host` is loopback; key: always; anonymous: who "
@@ -58,6 +73,10 @@ class Settings(BaseSettings):
 
     inference_url: str = "http://127.0.0.1:8080"
     management_url: str = "http://127.0.0.1:8081"
+    metrics_url: str = Field(
+        default="http://127.0.0.1:8082",
+        description="What TorchServe shows here becomes a part of the gateway's own /metrics.",
+    )
     key_file: Path = Field(
         default=Path(".run/key_file.json"),
         description="Where TorchServe writes its keys: in the directory it was started in.",

@@ -14,6 +14,7 @@ What this hides (all of it observed on TorchServe 0.12):
 - A crashed worker and one that exceeded its `responseTimeout` both read 500 "Worker died."; while
   it restarts, requests wait. A full queue and no worker at all read the same 503.
 - A body over `max_request_size` gets a 413 without content.
+- A worker whose process died keeps its id and its start time: its pid is another one.
 - What a handler says of itself loses its nulls on the way through the management API.
 - `/ping` says "Healthy" with no worker; the management API's description of the model does not.
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -46,6 +47,7 @@ from gateway.options import IdentifyOptions
 from gateway.schemas import Answer, ErrorDetail, LabelTable
 from gateway.settings import Settings
 from gateway.tokens import KeyKind, Tokens
+from gateway.versions import VersionState, state_of
 
 __all__ = ["ModelDescription", "TorchServe"]
 
@@ -70,13 +72,20 @@ class ModelDescription:
 class TorchServe:
     """One TorchServe and one model in it.
 
+    Args:
+        settings: where it is, and how much it gets to do.
+        note_wait: is told of each photo how many seconds it waited for its turn, in vain or not.
+
     Attributes:
         last_answer_at: `time.monotonic()` of the default version's last answer to a photo, be it
             that the photo is broken; minus infinity before the first.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, note_wait: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._settings = settings
+        self._note_wait = note_wait
         self._model = f"{settings.management_url}/models/{settings.model_name}"
         # TorchServe is on loopback or a private network: a proxy from the environment would only
         # get its keys to see.
@@ -91,6 +100,7 @@ class TorchServe:
         # begins again.
         self._turns = asyncio.Semaphore(settings.upstream_connections)
         self._under_way = 0
+        self._waiting = 0
         self._tokens = Tokens(settings.key_file, self._renew)
         self.last_answer_at = float("-inf")
 
@@ -102,6 +112,16 @@ class TorchServe:
     def is_busy(self) -> bool:
         """Whether more photos are under way than the worker takes at once."""
         return self._under_way >= self._settings.photos_in_flight
+
+    @property
+    def under_way(self) -> int:
+        """Photos that are at TorchServe now."""
+        return self._under_way
+
+    @property
+    def waiting(self) -> int:
+        """Photos that wait here for their turn."""
+        return self._waiting
 
     async def identify(self, photo: bytes, options: IdentifyOptions, request_id: str) -> Answer:
         """Have one photo answered, by the default version if the options name none.
@@ -149,11 +169,16 @@ class TorchServe:
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         """Wait for a place at the worker, then hold it no longer than an answer may take."""
+        came = time.monotonic()
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._settings.queue_timeout_s):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise ServerBusyError from error
+        finally:
+            self._waiting -= 1
+            self._note_wait(time.monotonic() - came)
         self._under_way += 1
         try:
             async with asyncio.timeout(self._settings.answer_timeout_s):
@@ -181,6 +206,35 @@ class TorchServe:
         default = await self.describe()
         models = await self._describe(f"{self._model}/all")
         return [default, *(model for model in models if model.version != default.version)]
+
+    async def states(self) -> list[VersionState]:
+        """Ask how all versions and their workers are; costs the workers nothing.
+
+        Raises:
+            GatewayError: TorchServe does not answer, or does not know the model.
+        """
+        default = (await self._models(self._model))[0]
+        models = await self._models(f"{self._model}/all")
+        try:
+            return [state_of(model, default["modelVersion"]) for model in models]
+        except (KeyError, TypeError, ValueError) as error:
+            raise _strange_description(error) from error
+
+    async def metrics(self) -> str:
+        """What the metrics port shows, in Prometheus' text format; it asks for no key.
+
+        Raises:
+            GatewayError: there is no answer.
+        """
+        url = f"{self._settings.metrics_url}/metrics"
+        # Never with a token: that port would not look at it, and need not see it.
+        try:
+            response = await self._http.get(url)
+        except httpx.HTTPError as error:
+            raise ModelUnavailableError from error
+        if response.status_code != HTTPStatus.OK:
+            raise _server_error(response)
+        return response.text
 
     async def labels(self) -> LabelTable:
         """Ask a worker of the served version for its label table; it waits in the photos' queue.

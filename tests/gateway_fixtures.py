@@ -75,18 +75,33 @@ NO_SUCH_VERSION = torchserve_error(
     "Model version: 9.9 does not exist for model: car_identifier",
 )
 NOT_REGISTERED = torchserve_error(404, "ModelNotFoundException", "Model not found: car_identifier")
+# As TorchServe writes it: commas at the end of labels, and help texts that don't help.
+METRICS = """\
+# HELP ts_queue_latency_microseconds Torchserve prometheus counter metric with unit: Microseconds
+# TYPE ts_queue_latency_microseconds counter
+ts_queue_latency_microseconds{model_name="car_identifier",model_version="default",} 4.3310187E7
+# HELP car_identifier_batch_size Torchserve prometheus histogram metric with unit: requests
+# TYPE car_identifier_batch_size histogram
+car_identifier_batch_size_bucket{model_version="1.0",Hostname="vm",le="1.0",} 2.0
+car_identifier_batch_size_bucket{model_version="1.0",Hostname="vm",le="+Inf",} 3.0
+car_identifier_batch_size_count{model_version="1.0",Hostname="vm",} 3.0
+car_identifier_batch_size_sum{model_version="1.0",Hostname="vm",} 7.0
+# HELP GPUUtilization Torchserve prometheus gauge metric with unit: Percent
+# TYPE GPUUtilization gauge
+"""
 TOO_LARGE = Response(status_code=413)
 NO_JSON = Response("<html>", media_type="text/html")
 
 
 class StandInTorchServe:
-    """TorchServe's inference and management, on one port.
+    """TorchServe's inference, management and metrics, on one port.
 
     Attributes:
         failures: answers for the next predictions; when they are used up, photos are answered.
         delay: seconds a prediction takes.
         workers: their states, as management tells them.
         version: the default one.
+        verdict: of every answer.
         others: other versions that are registered → their workers' states.
         sees: version → the car it sees on each photo; Audi where it isn't told.
         slow: version → seconds its predictions take longer.
@@ -95,6 +110,9 @@ class StandInTorchServe:
         asked: versions and options of all predictions.
         describes: queries of all model descriptions.
         renewals: how many keys were asked for.
+        metrics: what its metrics port shows.
+        scrape_delay: seconds that takes.
+        scrapes: how often it was asked.
     """
 
     def __init__(self, key_file: Path) -> None:
@@ -104,6 +122,7 @@ class StandInTorchServe:
         self.delay = 0.0
         self.workers = ["READY"]
         self.version = "1.0"
+        self.verdict = "identified"
         self.others: dict[str, list[str]] = {}
         self.sees: dict[str, dict[str, Any]] = {}
         self.slow: dict[str, float] = {}
@@ -112,6 +131,9 @@ class StandInTorchServe:
         self.asked: list[dict[str, object]] = []
         self.describes: list[str] = []
         self.renewals = 0
+        self.metrics = METRICS
+        self.scrape_delay = 0.0
+        self.scrapes = 0
         self.most_at_once = 0
         self._at_once = 0
         self.start_anew()
@@ -124,6 +146,7 @@ class StandInTorchServe:
                 Route("/models/car_identifier", self._describe),
                 Route("/models/car_identifier/all", self._describe_all),
                 Route("/token", self._token),
+                Route("/metrics", self._metrics),
             ]
         )
 
@@ -188,7 +211,7 @@ class StandInTorchServe:
             {
                 **predictions[0],
                 "make_confidence": 0.95,
-                "verdict": "identified",
+                "verdict": self.verdict,
                 "predictions": predictions[:top_k],
                 "region": REGION,
                 "warnings": [],
@@ -218,6 +241,11 @@ class StandInTorchServe:
         versions = {**self.others, self.version: self.workers}
         return JSONResponse([_description(*version) for version in versions.items()])
 
+    async def _metrics(self, _: Request) -> Response:
+        self.scrapes += 1
+        await asyncio.sleep(self.scrape_delay)
+        return Response(self.metrics, media_type="text/plain; version=0.0.4; charset=utf-8")
+
     async def _token(self, request: Request) -> Response:
         if refusal := self._refusal(request, "API"):
             return refusal
@@ -231,7 +259,17 @@ def _description(version: str, workers: list[str]) -> dict[str, Any]:
     return {
         "modelName": "car_identifier",
         "modelVersion": version,
-        "workers": [{"id": "9000", "status": state} for state in workers],
+        "workers": [
+            {
+                "id": str(9000 + index),
+                "startTime": "2026-01-01T00:00:00.500Z",
+                "status": state,
+                "memoryUsage": 0,
+                "pid": 4000 + index,
+            }
+            for index, state in enumerate(workers)
+        ],
+        "jobQueueStatus": {"remainingCapacity": 60, "pendingRequests": 4},
     }
 
 
@@ -276,6 +314,7 @@ def start_gateway(torchserve: StandInTorchServe) -> Iterator[Callable[..., Gatew
             **{
                 "inference_url": torchserve.url,
                 "management_url": torchserve.url,
+                "metrics_url": torchserve.url,
                 "key_file": torchserve.key_file,
                 "canary_file": torchserve.key_file.with_name("canary.json"),
                 "api_keys_file": torchserve.key_file.with_name("api_keys.json"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -21,17 +22,23 @@ from gateway_fixtures import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.app import create_app
+from gateway.canary import Trial
 from gateway.keys import KeyStore
 
 
 def figures(gateway: Gateway, **headers: str) -> dict[str, float]:
-    """All samples, named as Prometheus writes them: `name{label="value"}`."""
+    """The gateway's own samples, as `name{label="value"}` without `carid_gateway_`."""
     response = requests.get(f"{gateway.url}/metrics", headers=headers, timeout=30)
     assert response.status_code == 200
-    assert response.headers["Content-Type"].startswith("text/plain; version=")
+    assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     samples = {}
-    for family in text_string_to_metric_families(response.text):
-        assert family.name.startswith("carid_gateway_")
+    families = [
+        family
+        for family in text_string_to_metric_families(response.text)
+        if family.name.startswith("carid_gateway_")
+    ]
+    assert len({family.name for family in families}) == len(families)
+    for family in families:
         assert family.documentation
         for sample in family.samples:
             labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
@@ -90,6 +97,21 @@ def test_each_photo_is_counted_by_its_outcome(gateway: Gateway) -> None:
     assert seen['photos_total{outcome="image_unreadable"}'] == 1
 
 
+def test_confidence_is_that_of_users_photos_that_show_a_car(
+    gateway: Gateway, torchserve: StandInTorchServe
+) -> None:
+    requests.get(f"{gateway.url}/readyz", timeout=30)  # its own photo is nobody's
+    identify(gateway, PHOTO, BROKEN_PHOTO, PHOTO)
+    torchserve.verdict = "not_a_car"
+    identify(gateway, PHOTO)
+    seen = figures(gateway)
+    assert seen['photos_total{outcome="not_a_car"}'] == 1
+    assert seen['confidence_count{version="1.0"}'] == 2
+    assert seen['confidence_sum{version="1.0"}'] == pytest.approx(1.8)
+    assert seen['confidence_bucket{le="0.8",version="1.0"}'] == 0
+    assert seen['confidence_bucket{le="0.9",version="1.0"}'] == 2
+
+
 def test_what_is_under_way_shows_and_goes(gateway: Gateway, torchserve: StandInTorchServe) -> None:
     torchserve.delay = 1.5
     body = PHOTO + bytes(100_000)
@@ -102,7 +124,60 @@ def test_what_is_under_way_shows_and_goes(gateway: Gateway, torchserve: StandInT
     assert during["requests_in_flight"] == 2, "the upload, and the question itself"
     assert after["requests_in_flight"] == 1
     assert during["upload_memory_bytes"] == len(body)
+    assert during["upload_memory_limit_bytes"] == 1000 * 2**20
+    assert (during["photos_under_way"], after["photos_under_way"]) == (1, 0)
     assert after["upload_memory_bytes"] == 0
+
+
+def test_what_alerts_are_about_shows_before_it_happens(gateway: Gateway) -> None:
+    """A counter that begins at 1 never rose, as far as Prometheus can tell."""
+    seen = figures(gateway)
+    for name in (
+        'requests_total{method="POST",route="/v1/identify",status="503"}',
+        'requests_total{method="POST",route="/cars/v1/get_car_details",status="500"}',
+        'requests_total{method="POST",route="/v1/identify",status="504"}',
+        'errors_total{code="unauthorized"}',
+        'errors_total{code="server_busy"}',
+        'rate_limited_total{caller="key"}',
+        'photos_total{outcome="model_unavailable"}',
+        'photos_total{outcome="not_a_car"}',
+    ):
+        assert seen[name] == 0
+
+
+def test_photos_that_wait_for_their_turn_show(
+    start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
+) -> None:
+    gateway = start_gateway(upstream_connections=1)
+    torchserve.delay = 0.8
+    upload = threading.Thread(target=identify, args=(gateway, PHOTO, PHOTO, PHOTO))
+    upload.start()
+    time.sleep(0.4)
+    during = figures(gateway)
+    upload.join()
+    after = figures(gateway)
+    assert (during["photos_under_way"], during["photos_waiting"]) == (1, 2)
+    assert (after["photos_under_way"], after["photos_waiting"]) == (0, 0)
+    waits = [
+        after[f'photo_wait_seconds_bucket{{le="{limit}"}}'] for limit in ("0.1", "1.0", "+Inf")
+    ]
+    assert waits == [1, 2, 3]
+    assert 2.3 <= after["photo_wait_seconds_sum"] < 5
+
+
+def test_the_disk_of_the_run_directory_shows(gateway: Gateway, tmp_path: Path) -> None:
+    seen = figures(gateway)
+    usage = shutil.disk_usage(tmp_path)
+    assert seen["disk_free_bytes"] == pytest.approx(usage.free, rel=0.1)
+    assert seen["disk_used_bytes"] == pytest.approx(usage.used, rel=0.1)
+
+
+def test_a_run_directory_that_is_gone_is_no_reason_not_to_answer(
+    start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    seen = figures(start_gateway(key_file=tmp_path / "none" / "key_file.json"))
+    assert "disk_free_bytes" not in seen
+    assert seen["torchserve_up"] == 1
 
 
 def test_refusals_count_under_the_route_they_were_for(
@@ -126,7 +201,9 @@ def test_refusals_count_under_the_route_they_were_for(
 def test_a_canarys_agreement_shows(start_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
     file = tmp_path / "canary.json"
     gateway = start_gateway(canary_file=file)
-    assert figures(gateway)["canary_compared_total"] == 0
+    before = figures(gateway)
+    assert before["canary_compared_total"] == 0
+    assert not [name for name in before if name.startswith("canary_share")]
     file.write_text(json.dumps({"version": "1.1", "share": 0.0}))
     requests.get(f"{gateway.url}/v1/models", timeout=30)  # it takes notice
     identify(gateway, PHOTO)
@@ -135,6 +212,7 @@ def test_a_canarys_agreement_shows(start_gateway: Callable[..., Gateway], tmp_pa
     seen = figures(gateway)
     for name in ("compared", "agreed", "failed"):
         assert seen[f"canary_{name}_total"] == 0
+    assert seen['canary_share{version="1.1"}'] == 0
 
 
 @pytest.mark.parametrize("name", ["compared", "agreed", "failed"])
@@ -142,6 +220,7 @@ def test_a_canarys_counts_are_its_own(name: str) -> None:
     app = create_app()
 
     class Canary:
+        trial = Trial("1.1", 0.25)
         compared, agreed, failed = 120, 118, 2
 
     registry = app.state.metrics.registry
@@ -150,6 +229,9 @@ def test_a_canarys_counts_are_its_own(name: str) -> None:
     metrics.watch_canary(Canary())
     sample = metrics.registry.get_sample_value(f"carid_gateway_canary_{name}_total")
     assert sample == getattr(Canary, name)
+    assert (
+        metrics.registry.get_sample_value("carid_gateway_canary_share", {"version": "1.1"}) == 0.25
+    )
 
 
 def test_many_applications_in_one_process_count_for_themselves(

@@ -111,6 +111,15 @@ class TestTexts:
         message = assert_error(ask(gateway, explain=truth), 422, "invalid_option")
         assert "true or false" in message
 
+    @pytest.mark.parametrize("ask", AS_TEXT)
+    @pytest.mark.parametrize("number", ["1_0", "1__0", "_5", "five", ""])
+    def test_what_is_no_whole_number(
+        self, gateway: Gateway, torchserve: StandInTorchServe, ask: Ask, number: str
+    ) -> None:
+        message = assert_error(ask(gateway, top_k=number), 422, "invalid_option")
+        assert "valid integer" in message
+        assert torchserve.photos == []
+
     @pytest.mark.parametrize(
         "query", ["top_k=0&top_k=3", "top_k=3&top_k=3", "explain=true&explain=", "box=1&box=2"]
     )

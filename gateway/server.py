@@ -1,0 +1,130 @@
+"""uvicorn, with a way to stop that loses no request: see `drain.py` for what callers notice.
+
+    signal ──► drain_s seconds: all is answered, each answer closes its connection
+           ──► no new connections; who is connected already may still send its request
+           ──► what is under way ends, within _FINISH_S seconds
+
+A second signal ends the first part at once, a third one everything. Without a drain (drain_s 0) the
+last part is the only one, and shorter: nobody waits long for a Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.drain import Drain
+from gateway.settings import Settings
+
+__all__ = ["serve"]
+
+# Above the settings' answer_timeout_s: one photo's answer that is on its way arrives.
+_FINISH_S = 30
+_FINISH_WITHOUT_DRAIN_S = 10
+# How long a connection may stay without a request once no new ones are taken.
+_LAST_WORD_S = 1.0
+# uvloop closes a listening socket in one of its next rounds.
+_UNTIL_CLOSED_S = 0.05
+
+
+def serve(app: FastAPI, settings: Settings) -> None:
+    """Serve until told to stop; ends the process with status 3 if it can't start."""
+    drains = settings.drain_s > 0
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=_PatientProtocol if drains else HttpToolsProtocol,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=True,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=_FINISH_S if drains else _FINISH_WITHOUT_DRAIN_S,
+    )
+    server = _Server(config, app.state.drain, settings.drain_s)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on when it is done
+        server.run()
+    if not server.started:
+        sys.exit(3)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which drains on the first signal to stop, if it is given time for it."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, drain_s: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._drain_s = drain_s
+        self._drain_ends = float("inf")
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal to stop: the first one drains, the next ones hurry."""
+        if self._drain_s and self.started and not self._drain.is_on:
+            self._drain_ends = time.monotonic() + self._drain_s
+            self._drain.is_on = True
+        elif self._drain.is_on and self.should_exit:
+            self.force_exit = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """What uvicorn does ten times a second; true ends its main loop."""
+        if time.monotonic() >= self._drain_ends:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening and let what is under way end."""
+        if self._drain.is_on:
+            await self._take_in_who_waits()
+        await super().shutdown(sockets)
+
+    async def _take_in_who_waits(self) -> None:
+        """Stop listening without a loss: the kernel resets who is connected, but not accepted yet.
+
+        So the listening sockets are kept, past uvicorn's closing of its own view of them, for just
+        long enough to empty their queues.
+        """
+        loop = asyncio.get_running_loop()
+        listeners = [
+            socket.socket(fileno=os.dup(listening.fileno()))
+            for server in self.servers
+            for listening in server.sockets
+        ]
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_UNTIL_CLOSED_S)
+        waiting = []
+        for listener in listeners:
+            listener.setblocking(False)
+            with listener, contextlib.suppress(BlockingIOError):
+                while True:
+                    waiting.append(listener.accept()[0])
+        for connection in waiting:
+            connection.setblocking(False)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return _PatientProtocol(self.config, self.server_state, self.lifespan.state)
+
+
+class _PatientProtocol(HttpToolsProtocol):
+    """A connection that is not cut while its request may be on the way."""
+
+    def shutdown(self) -> None:
+        """Close when the request under way is answered; without one, soon."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LAST_WORD_S, super().shutdown)
+        else:
+            super().shutdown()

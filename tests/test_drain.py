@@ -1,0 +1,249 @@
+"""The gateway stops without losing a request: a real process, and clients that never pause."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+from gateway_fixtures import PHOTO, StandInTorchServe, assert_error
+from public_gateway import PublicGateway, public_gateway, request_head
+
+CLIENTS = 16
+DRAIN_S = 2.0
+# What the process may take beyond its drain where nothing is under way.
+SLACK_S = 3.0
+
+
+@contextmanager
+def running(
+    torchserve: StandInTorchServe, folder: Path, **settings: str
+) -> Iterator[PublicGateway]:
+    """A gateway that needs no keys and drains, in a process of its own."""
+    environment = {
+        "CARID_ACCESS": "anonymous",
+        "CARID_ANONYMOUS_PER_MINUTE": "1000000",
+        "CARID_DRAIN_S": str(DRAIN_S),
+        **settings,
+    }
+    with public_gateway(torchserve, folder, **environment) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(torchserve: StandInTorchServe, tmp_path: Path) -> Iterator[PublicGateway]:
+    with running(torchserve, tmp_path) as gateway:
+        yield gateway
+
+
+def stop(gateway: PublicGateway, number: int = signal.SIGTERM) -> None:
+    os.kill(gateway.pid, number)
+
+
+def seconds_until_gone(gateway: PublicGateway, timeout: float = 60) -> float:
+    """How long the process goes on; it is the caller's child, so a zombie is gone, too."""
+    start = time.monotonic()
+    process = psutil.Process(gateway.pid)
+    while process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() - start < timeout, gateway.log.read_text()
+        time.sleep(0.02)
+    return time.monotonic() - start
+
+
+def is_draining(gateway: PublicGateway) -> bool:
+    return requests.get(f"{gateway.url}/readyz", timeout=5).status_code == 503
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@dataclass
+class Client:
+    """One that keeps its connection, opens another when told to, and ends when it is refused.
+
+    Attributes:
+        answered: whole, right answers.
+        farewells: those that closed their connection.
+        lost: what became of requests that were not answered.
+    """
+
+    address: tuple[str, int]
+    answered: int = 0
+    farewells: int = 0
+    lost: list[str] = field(default_factory=list)
+
+    def send_until_refused(self) -> None:
+        connection = http.client.HTTPConnection(*self.address, timeout=40)
+        while not self.lost:
+            if connection.sock is None:
+                try:
+                    connection.connect()
+                except ConnectionRefusedError:
+                    return
+            try:
+                connection.request("POST", "/v1/identify", PHOTO, {"Content-Type": "image/jpeg"})
+                response = connection.getresponse()
+                body = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self.lost.append(repr(error))
+                return
+            if response.status != 200 or json.loads(body)["make"] != "Audi":
+                self.lost.append(f"{response.status} {body!r}")
+            self.answered += 1
+            self.farewells += response.getheader("Connection") == "close"
+
+
+class TestUnderLoad:
+    def test_nothing_is_lost_by_sixteen_clients_that_never_pause(
+        self, gateway: PublicGateway, torchserve: StandInTorchServe
+    ) -> None:
+        torchserve.delay = 0.02
+        clients = [Client(gateway.address) for _ in range(CLIENTS)]
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for client in clients:
+                pool.submit(client.send_until_refused)
+            wait_for(lambda: all(client.answered >= 5 for client in clients))
+            stop(gateway)
+            before = [client.answered for client in clients]
+            seconds_until_gone(gateway)
+        lost = [what for client in clients for what in client.lost]
+        print(f"answered: {sum(c.answered for c in clients)}, resets: {len(lost)}")
+        assert lost == []
+        for client, count in zip(clients, before, strict=True):
+            assert client.answered >= count + 3, "answered also after the signal"
+            # All but the one that was on its way when the signal came.
+            assert client.farewells >= client.answered - count - 1
+            assert client.farewells > 0
+
+    def test_who_is_connected_may_still_ask_when_no_new_connections_are_taken(
+        self, torchserve: StandInTorchServe, tmp_path: Path
+    ) -> None:
+        """A second process keeps the port's queue full of callers not yet accepted."""
+        with running(torchserve, tmp_path, CARID_DRAIN_S="0.3") as gateway:
+            stop(gateway)
+            connections = []
+            refused = False
+            while not refused:
+                try:
+                    connections.append(socket.create_connection(gateway.address, timeout=10))
+                except ConnectionRefusedError:
+                    refused = True
+                time.sleep(0.002)
+            recent = connections[-20:]
+            for connection in recent:
+                connection.sendall(request_head(len(PHOTO)) + PHOTO)
+            answers = [connection.recv(100) for connection in recent]
+            for connection in connections:
+                connection.close()
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * len(recent)
+
+
+class TestWhileItDrains:
+    def test_readyz_refuses_and_all_else_is_answered(self, gateway: PublicGateway) -> None:
+        stop(gateway)
+        wait_for(lambda: is_draining(gateway))
+        message = assert_error(requests.get(f"{gateway.url}/readyz", timeout=5), 503, "not_ready")
+        assert "stopping" in message
+        answered = [
+            requests.get(f"{gateway.url}/healthz", timeout=5),
+            requests.get(f"{gateway.url}/v1/models", timeout=5),
+            requests.post(f"{gateway.url}/v1/identify", files={"file": PHOTO}, timeout=5),
+        ]
+        assert [response.status_code for response in answered] == [200, 200, 200]
+        refused = requests.get(f"{gateway.url}/nowhere", timeout=5)
+        assert refused.status_code == 404
+        for response in [*answered, refused]:
+            assert response.headers["Connection"] == "close"
+
+    def test_before_it_connections_stay_open(self, gateway: PublicGateway) -> None:
+        response = requests.get(f"{gateway.url}/healthz", timeout=5)
+        assert "Connection" not in response.headers
+
+    def test_it_lasts_as_long_as_it_was_set_and_then_connections_are_refused(
+        self, gateway: PublicGateway
+    ) -> None:
+        stop(gateway)
+        seconds = seconds_until_gone(gateway)
+        assert DRAIN_S <= seconds < DRAIN_S + SLACK_S
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(gateway.address, timeout=5)
+
+
+class TestSlowRequests:
+    def test_one_that_outlasts_the_drain_is_answered(
+        self, torchserve: StandInTorchServe, tmp_path: Path
+    ) -> None:
+        """Near to what answer_timeout_s lets a photo take, with room for a slow machine."""
+        torchserve.delay = 20
+        with running(torchserve, tmp_path, CARID_DRAIN_S="0.5") as gateway:
+            with ThreadPoolExecutor(1) as pool:
+                url = f"{gateway.url}/v1/identify"
+                slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
+                wait_for(lambda: bool(torchserve.photos))
+                stop(gateway)
+                response = slow.result()
+            assert response.status_code == 200
+            assert response.headers["Connection"] == "close"
+            assert seconds_until_gone(gateway) < SLACK_S
+
+
+class TestHurry:
+    @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_ends_the_drain_and_loses_nothing(
+        self, torchserve: StandInTorchServe, tmp_path: Path, second: int
+    ) -> None:
+        torchserve.delay = 1
+        with running(torchserve, tmp_path, CARID_DRAIN_S="60") as gateway:
+            with ThreadPoolExecutor(1) as pool:
+                url = f"{gateway.url}/v1/identify"
+                slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
+                wait_for(lambda: bool(torchserve.photos))
+                stop(gateway)
+                wait_for(lambda: is_draining(gateway))
+                stop(gateway, second)
+                assert slow.result().status_code == 200
+            assert seconds_until_gone(gateway) < SLACK_S
+
+    def test_a_third_one_waits_for_nothing(
+        self, torchserve: StandInTorchServe, tmp_path: Path
+    ) -> None:
+        torchserve.delay = 20
+        with (
+            running(torchserve, tmp_path, CARID_DRAIN_S="60") as gateway,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            url = f"{gateway.url}/v1/identify"
+            slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
+            wait_for(lambda: bool(torchserve.photos))
+            for _ in range(3):
+                stop(gateway)
+                time.sleep(0.5)
+            assert seconds_until_gone(gateway) < SLACK_S
+            with pytest.raises(requests.ConnectionError):
+                slow.result()
+
+
+class TestWithoutADrain:
+    def test_ctrl_c_on_a_laptop_ends_it_at_once(
+        self, torchserve: StandInTorchServe, tmp_path: Path
+    ) -> None:
+        with running(torchserve, tmp_path, CARID_DRAIN_S="0") as gateway:
+            session = requests.Session()
+            session.get(f"{gateway.url}/healthz", timeout=5)  # a connection that stays open
+            stop(gateway, signal.SIGINT)
+            assert seconds_until_gone(gateway) < 1
