@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.util.annotations import RayDeprecationWarning
 
 import bulk
@@ -143,11 +144,15 @@ class _Workers:
     def __init__(
         self, archive: ray.ObjectRef[bytes], engine: str, count: int | None, top_k: int
     ) -> None:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        cores = int(resources.get("CPU", 1))
-        gpus = int(resources.get("GPU", 0)) if engine == "torch" else 0
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        gpus = int(sum(node.get("GPU", 0) for node in nodes)) if engine == "torch" else 0
+        rooms = [int(node.get("CPU", 0)) for node in nodes if node.get("GPU") or not gpus]
+        cores = sum(rooms)
+        if not cores:
+            raise BulkError("the Ray cluster has no CPU cores for this: add machines to it")
         self._count = count or gpus or cores
-        self._threads = max(1, cores // self._count)
+        # A worker is on one machine: more cores than the largest has, it would wait for for ever.
+        self._threads = min(max(1, cores // self._count), max(rooms))
         self._gpus = min(1.0, gpus / self._count)
         self._arguments = {"archive": [archive], "threads": self._threads, "top_k": top_k}
 
@@ -228,17 +233,39 @@ def _ray(address: str | None) -> Iterator[None]:
     try:
         with _silence():
             _start(address)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = f" ({error.__cause__})" if error.__cause__ else ""
-        raise BulkError(f"Ray did not start: {error}{reason}") from error
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        raise BulkError(_why_not(address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def _why_not(address: str | None, error: Exception) -> str:
+    """What to do about a Ray that did not start."""
+    reason = f"{error} ({error.__cause__})" if error.__cause__ else str(error)
+    if not address:
+        return f"Ray did not start: {reason}"
+    # Ray's own words for both are a page long.
+    if isinstance(error, AuthenticationError) or "InvalidAuthToken" in reason:
+        return (
+            f"the Ray cluster at {address} wants its token: export RAY_AUTH_MODE=token, and where "
+            "~/.ray/auth_token does not hold that token RAY_AUTH_TOKEN_PATH=FILE, too"
+        )
+    return (
+        f"can't join a Ray cluster at {address}: {str(error).strip().splitlines()[0]} Run this on "
+        "a machine of the cluster, with --address auto, or HOST:PORT as 'ray start --head' tells it"
+    )
+
+
 def _start(address: str | None) -> None:
+    if address and "://" in address:
+        raise BulkError(
+            f"{address} is for Ray's client, which can't run this: go to a machine of the cluster "
+            "and name it by --address auto or HOST:PORT"
+        )
     if address:
+        _require_listener(address)
         # The cluster's machines need the libraries; this code they get from here.
         code = {"py_modules": [bulk, handler]}
         ray.init(address, runtime_env=code, log_to_driver=False, logging_level=logging.CRITICAL)
@@ -251,6 +278,20 @@ def _start(address: str | None) -> None:
         log_to_driver=False,
         logging_level=logging.CRITICAL,
     )
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody listens at HOST:PORT.
+    """
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise ConnectionError(f"{error}.") from error
 
 
 @contextmanager
