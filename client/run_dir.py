@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,27 +36,24 @@ class RunDir:
 
     @property
     def inference_url(self) -> str:
-        """Where this TorchServe says that it takes photos; the usual address if it says nothing."""
-        return self._announced("Inference address") or _INFERENCE_URL
+        """Where this TorchServe takes photos; the usual address if that isn't written there."""
+        return self._service("inference_url") or _INFERENCE_URL
 
     @property
     def management_url(self) -> str:
-        """Where it says that it is managed; the usual address if it says nothing."""
-        return self._announced("Management address") or _MANAGEMENT_URL
+        """Where it is managed; the usual address if that isn't written there."""
+        return self._service("management_url") or _MANAGEMENT_URL
 
     @property
     def model_store(self) -> Path | None:
         """The folder it was started with: it takes archives from no other place."""
-        announced = self._announced("Model Store")
-        return Path(announced) if announced else None
+        store = self._service("model_store")
+        return Path(store) if store else None
 
-    def _announced(self, what: str) -> str | None:
-        try:
-            log = (self.path / "torchserve.log").read_text("utf-8", "replace")
-        except OSError:
-            return None
-        found = re.search(rf"^{what}: (.+)$", log, re.MULTILINE)
-        return found.group(1).strip() if found else None
+    def _service(self, what: str) -> str | None:
+        """What the launcher wrote into `service.json` at the service's start."""
+        value = _read(self.path / "service.json").get(what)
+        return None if value is None else str(value)
 
     @contextmanager
     def only_one_at_a_time(self) -> Iterator[None]:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from deploy.errors import ServeError
 from deploy.options import ROOT, Options
-from deploy.preflight import ServeError
 
 
 def prepare_api_keys(options: Options, gateway_environment: Mapping[str, str]) -> bool:

@@ -1,21 +1,23 @@
-"""Where the service listens and keeps its files: the options of `python -m deploy.serve`."""
+"""What runs, where it listens and keeps its files: the options of `python -m deploy.serve`."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
+TORCHSERVE, GATEWAY = "torchserve", "gateway"
 # Where a server that listens on all addresses is reached from this machine.
 _NEAREST = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - compared with, never bound to
+_SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where everything is and listens; the attributes are the command line's options.
+    """What runs and where; the attributes are the command line's options.
 
     The files that the gateway is told about by others, its API keys and its canary, are named in
     the environment only, as for those who write them.
@@ -25,15 +27,21 @@ class Options:
     """
 
     archive: Path
+    model_store: Path
     run_dir: Path
     api_keys_file: Path
     canary_file: Path
+    services: tuple[str, ...]
+    logs: str
+    keep_versions: bool
     host: str
     port: int
     inference_port: int
     management_port: int
     metrics_port: int
     startup_timeout: float
+    unready_timeout: float
+    drain_s: float
 
     @property
     def url(self) -> str:
@@ -42,9 +50,39 @@ class Options:
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     @property
+    def inference_url(self) -> str:
+        """Where TorchServe takes photos."""
+        return f"http://{LOOPBACK}:{self.inference_port}"
+
+    @property
+    def management_url(self) -> str:
+        """Where TorchServe is managed."""
+        return f"http://{LOOPBACK}:{self.management_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where TorchServe shows its metrics."""
+        return f"http://{LOOPBACK}:{self.metrics_port}"
+
+    @property
     def key_file(self) -> Path:
         """Where TorchServe writes its tokens: always the directory it runs in."""
         return self.run_dir / "key_file.json"
+
+    @property
+    def runs_torchserve(self) -> bool:
+        """Whether TorchServe is started here."""
+        return TORCHSERVE in self.services
+
+    @property
+    def runs_gateway(self) -> bool:
+        """Whether the gateway is started here."""
+        return GATEWAY in self.services
+
+    @property
+    def logs_to_console(self) -> bool:
+        """Whether the services' lines are printed, and kept nowhere."""
+        return self.logs == "console"
 
     @classmethod
     def parse(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -53,9 +91,11 @@ class Options:
             prog="python -m deploy.serve",
             description="Run TorchServe and the gateway until Ctrl-C.",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            epilog="The gateway has settings of its own, all of them CARID_… too: see "
+            "gateway/settings.py.",
         )
 
-        def option(name: str, kind: type, default: object, text: str) -> None:
+        def option(name: str, kind: Callable[[str], object], default: object, text: str) -> None:
             variable = f"CARID_{name.upper()}"
             # argparse checks a default that is a string the way it checks an argument.
             value = environ.get(variable, str(default))
@@ -64,17 +104,67 @@ class Options:
             )
 
         option("archive", Path, ROOT / "model_store" / "car_identifier.mar", "the model to serve")
+        option(
+            "model_store", str, "",
+            "folder that TorchServe takes archives from; the archive is copied there. Not set: "
+            "the folder it lies in",
+        )  # fmt: skip
         option("run_dir", Path, ROOT / ".run", "gets logs, tokens and the effective configuration")
+        option(
+            "services", _services, f"{TORCHSERVE},{GATEWAY}",
+            "what runs here, both or one; two that share a run directory and loopback make a whole",
+        )  # fmt: skip
+        option(
+            "logs", _logs, "files",
+            "files: in the run directory; console: printed, with the service's name before each "
+            "line, and kept nowhere",
+        )  # fmt: skip
+        option(
+            "keep_versions", _switch, "false",
+            "serve again after a restart what was served before it, whoever registered it",
+        )  # fmt: skip
         option("host", str, LOOPBACK, "the gateway's address")
         option("port", int, 8000, "the gateway's port")
         option("inference_port", int, 8080, "TorchServe's inference port")
         option("management_port", int, 8081, "TorchServe's management port")
         option("metrics_port", int, 8082, "TorchServe's metrics port")
         option("startup_timeout", float, 180.0, "seconds until readiness is given up")
+        option(
+            "unready_timeout", float, 0.0,
+            "end with an error if what was ready is not for so many seconds; 0: never",
+        )  # fmt: skip
+        option(
+            "drain_s", float, 0.0,
+            "seconds the gateway still answers after the signal to stop, for balancers to notice",
+        )  # fmt: skip
         values = vars(parser.parse_args(arguments))
+        store = values["model_store"]
+        values["model_store"] = Path(store) if store else values["archive"].resolve().parent
         for name in ("api_keys", "canary"):
             file = environ.get(f"CARID_{name.upper()}_FILE")
             values[f"{name}_file"] = Path(file) if file else values["run_dir"] / f"{name}.json"
-        for name in ("archive", "run_dir", "api_keys_file", "canary_file"):
+        for name in ("archive", "model_store", "run_dir", "api_keys_file", "canary_file"):
             values[name] = values[name].resolve()
         return cls(**values)
+
+
+def _services(text: str) -> tuple[str, ...]:
+    named = {name.strip() for name in text.split(",") if name.strip()}
+    if not named or not named <= {TORCHSERVE, GATEWAY}:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither {TORCHSERVE}, {GATEWAY} nor both, separated by a comma"
+        )
+    return tuple(name for name in (TORCHSERVE, GATEWAY) if name in named)
+
+
+def _logs(text: str) -> str:
+    if text not in ("files", "console"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither files nor console")
+    return text
+
+
+def _switch(text: str) -> bool:
+    try:
+        return _SWITCH[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None

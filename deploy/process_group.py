@@ -7,11 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+
+from deploy.console import ConsoleLines
 
 
 class ProcessGroup:
-    """A command in a session of its own, whose output goes to a file.
+    """A command in a session of its own, whose output goes to a file or to the console.
 
     A session of its own has two effects. Ctrl-C in the terminal reaches only the launcher, which
     then stops the services in order. And a signal to the group reaches them all: TorchServe's
@@ -24,7 +27,7 @@ class ProcessGroup:
         command: Sequence[str],
         *,
         cwd: Path,
-        log: Path,
+        log: Path | None,
         env: Mapping[str, str],
     ) -> None:
         """Start the command.
@@ -33,12 +36,14 @@ class ProcessGroup:
             name: what to call it in messages.
             command: program and arguments.
             cwd: the directory it runs in.
-            log: gets its standard output and error; an earlier file is overwritten.
+            log: gets its standard output and error; an earlier file is overwritten. None: each
+                line is printed, with the name before it.
             env: added to the launcher's own environment.
         """
         self.name = name
         self.log = log
-        with log.open("wb") as output:
+        self._console: ConsoleLines | None = None
+        with log.open("wb") if log else nullcontext(subprocess.PIPE) as output:
             self._process = subprocess.Popen(
                 command,
                 cwd=cwd,
@@ -48,6 +53,8 @@ class ProcessGroup:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        if self._process.stdout:
+            self._console = ConsoleLines(name, self._process.stdout)
         self.pid = self._process.pid
 
     @property
@@ -81,6 +88,11 @@ class ProcessGroup:
             patience: seconds between the polite signal and the one that cannot be refused.
             hurry: asked meanwhile; true ends the patience.
         """
+        self._end(patience, hurry)
+        if self._console:
+            self._console.finish(timeout=2.0)  # a stray grandchild may hold the pipe
+
+    def _end(self, patience: float, hurry: Callable[[], bool]) -> None:
         for sent, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
             if self.is_gone():
                 return
@@ -91,6 +103,12 @@ class ProcessGroup:
                     break
                 time.sleep(0.05)
 
+    def log_text(self) -> str:
+        """What the service said: all that its log file holds, or the last lines on the console."""
+        if self._console:
+            return self._console.text()
+        return self.log.read_text("utf-8", "replace") if self.log else ""
+
     def log_end(self, lines: int = 25) -> str:
-        """The last lines of the log."""
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
+        """The last lines of what it said."""
+        return "\n".join(self.log_text().splitlines()[-lines:])

@@ -28,7 +28,7 @@ from live_stack import (
 from benchmarks.service import free_ports
 from deploy.options import Options
 from deploy.process_group import ProcessGroup
-from deploy.serve import effective_properties
+from deploy.services import effective_properties
 
 
 @pytest.fixture
