@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.service import BenchmarkError, Service, started
 from benchmarks.soak.clients import Tally, send_all
+from benchmarks.soak.container import ContainerReport, soak_container
 from benchmarks.soak.corpus import Request, make_files, make_requests, what_is_expected
 from benchmarks.soak.report import Report
 from benchmarks.soak.watch import MemoryWatch
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with TemporaryDirectory() as folder:
-            report = _run(options, Path(folder))
+            if options.container:
+                report: Report | ContainerReport = soak_container(options, Path(folder))
+            else:
+                report = _run(options, Path(folder))
     except (BenchmarkError, ArchiveError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(report.lines()))
     for line in report.tally.wrong[:20]:
         print(f"wrong: {line}")
-    print(f"{'passed' if report.is_passed else 'FAILED'}; written to {options.out}/soak.md")
+    print(f"{'passed' if report.is_passed else 'FAILED'}; written to {options.out}/")
     return 0 if report.is_passed else 1
 
 
@@ -98,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--inference", default="http://127.0.0.1:8080")
     running.add_argument("--management", default="http://127.0.0.1:8081")
     running.add_argument("--key-file", type=Path, default=Path(".run/key_file.json"))
+    container = parser.add_argument_group("a container that runs already")
+    container.add_argument("--container", help="its name: all goes through its published port")
+    container.add_argument(
+        "--minutes", type=float, default=30.0, help="for so long, default: %(default)s"
+    )
     return parser
 
 

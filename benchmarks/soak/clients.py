@@ -6,7 +6,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from benchmarks.service import Service
 from benchmarks.soak.corpus import Expected, Request
 
-__all__ = ["Tally", "complaint", "send_all"]
+__all__ = ["Tally", "complaint", "send_all", "send_through_gateway"]
 
 _TIMEOUT_S = 180
 # Of a confidence: int8 sums in another order where photos share a batch.
@@ -77,12 +77,32 @@ def _wrong(expected: Expected, status: int, answer: dict[str, Any]) -> str | Non
     return None
 
 
+# By the route of a request: the address, and the headers that let it in.
+_Targets = Mapping[str, tuple[str, Mapping[str, str]]]
+
+
 def send_all(service: Service, requests: Iterator[Request], clients: int, tally: Tally) -> None:
     """Send everything and wait for it, counting in `tally` as it comes back."""
+    targets: _Targets = {
+        "worker": (service.predictions, {"Authorization": service.key("inference")}),
+        "gateway": (f"{service.gateway}/v1/identify", {}),
+    }
+    _send_to(targets, requests, clients, tally)
+
+
+def send_through_gateway(
+    url: str, key: str, requests: Iterator[Request], clients: int, tally: Tally
+) -> None:
+    """Send requests whose route is the gateway, with an API key."""
+    targets: _Targets = {"gateway": (f"{url}/v1/identify", {"X-API-Key": key})}
+    _send_to(targets, requests, clients, tally)
+
+
+def _send_to(targets: _Targets, requests: Iterator[Request], clients: int, tally: Tally) -> None:
     lock = threading.Lock()
     threads = [
         threading.Thread(
-            target=_Client(service, requests, lock, tally).run, name=f"client {number}"
+            target=_Client(targets, requests, lock, tally).run, name=f"client {number}"
         )
         for number in range(clients)
     ]
@@ -96,16 +116,12 @@ class _Client:
     """One client with a connection to each side, kept open."""
 
     def __init__(
-        self, service: Service, requests: Iterator[Request], lock: threading.Lock, tally: Tally
+        self, targets: _Targets, requests: Iterator[Request], lock: threading.Lock, tally: Tally
     ) -> None:
         self._requests = requests
         self._lock = lock
         self._tally = tally
-        self._addresses = {
-            "worker": service.predictions,
-            "gateway": f"{service.gateway}/v1/identify",
-        }
-        self._key = service.key("inference")
+        self._targets = targets
         self._connections: dict[str, http.client.HTTPConnection] = {}
 
     def run(self) -> None:
@@ -136,10 +152,9 @@ class _Client:
             tally.wrong.append(f"{request.kind}, {request.route}, after {seconds:.1f} s: {wrong}")
 
     def _send(self, request: Request) -> tuple[int, bytes]:
-        address = urlsplit(self._addresses[request.route] + request.query)
-        headers = dict(request.headers)
-        if request.route == "worker":
-            headers["Authorization"] = self._key
+        url, opening = self._targets[request.route]
+        address = urlsplit(url + request.query)
+        headers = {**request.headers, **opening}
         path = f"{address.path}?{address.query}" if address.query else address.path
         for is_again in (False, True):
             connection = self._connections.get(request.route)
