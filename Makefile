@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint train lr-range-test show-augmentations ablation bench bench-train soak evaluate \
-	show-explanations archive openapi constraints clean
+	show-explanations archive image openapi constraints audit sbom clean
 
 # The first Python 3.11 at hand. Expanded only where it is used: `make help` works without one.
 is_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
@@ -96,6 +96,9 @@ show-explanations: ## draw where an archive looks on photos: ARCHIVE=model_store
 	$(set_up) train
 	@$(VENV) -m lightning_train show-explanations --archive '$(ARCHIVE)' --photos '$(PHOTOS)' $(ARGS)
 
+image: ## the container image car-identifier, with docker or podman: [CARID_BASE=debian@sha256:…] [ARGS='--build-arg TORCH=cuda']
+	@CARID_BASE='$(CARID_BASE)' CARID_WHEELS='$(CARID_WHEELS)' deploy/container/build $(ARGS)
+
 openapi: ## write openapi/car-identifier.yaml from the gateway
 	$(set_up) dev
 	@$(VENV) -m gateway.openapi > openapi/car-identifier.yaml.new
@@ -104,9 +107,17 @@ openapi: ## write openapi/car-identifier.yaml from the gateway
 constraints: ## pin in constraints.txt what .venv holds (first upgrade there: .venv/bin/pip install -U …)
 	$(set_up) dev
 	$(set_up) bench
-	@{ sed '/^[^#]/,$$d' constraints.txt; $(VENV) -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } \
+	@{ sed '/^[^#]/,$$d' constraints.txt; $(VENV) -m pip freeze --all --exclude pip --exclude-editable | sed 's/+cpu$$//'; } \
 		> constraints.new
 	@mv constraints.new constraints.txt
+
+audit: ## ask OSV for known vulnerabilities in constraints.txt: exit status 0 none, 1 found, 3 could not ask
+	$(set_up) dev
+	@$(VENV) -m deploy.chain.audit $(ARGS)
+
+sbom: ## write .run/sbom.json (CycloneDX): what `serve` installs, and the archive: [ARGS='--debian packages.txt']
+	$(set_up) dev
+	@$(VENV) -m deploy.chain.sbom $(ARGS)
 
 clean: ## remove .venv, .run and all caches; training runs stay
 	rm -rf .venv .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
