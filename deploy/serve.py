@@ -136,6 +136,8 @@ def forget_canary(options: Options, archives: Sequence[str]) -> None:
     served = {archive_version(options.model_store / archive) for archive in archives}
     if read_json(options.canary_file).get("version") not in served:
         options.canary_file.unlink(missing_ok=True)
+    # A version that was being removed is, or is there again.
+    options.canary_file.with_name("retiring.json").unlink(missing_ok=True)
 
 
 def watching(options: Options, versions: KeptVersions) -> Callable[[], bool]:

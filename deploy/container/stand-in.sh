@@ -7,7 +7,7 @@
 CARID_CONTAINERS=${CARID_CONTAINERS:-/var/tmp/car-identifier-containers}
 mkdir -p "$CARID_CONTAINERS/tmp"
 
-needed=(podman buildah runc netavark slirp4netns mmdebstrap)
+needed=(podman buildah runc netavark slirp4netns catatonit mmdebstrap)
 if ! dpkg -s "${needed[@]}" >/dev/null 2>&1; then
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends "${needed[@]}" >/dev/null
