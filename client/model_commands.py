@@ -29,8 +29,8 @@ app = typer.Typer(
 
     Runs on the machine of the service: TorchServe's management answers on loopback only.
 
-    A restarted service serves its archive again (CARID_ARCHIVE), whatever was swapped before, unless
-    it runs with CARID_KEEP_VERSIONS=true.""",
+    A restarted service serves its archive again (CARID_ARCHIVE), whatever was swapped before,
+    unless it runs with CARID_KEEP_VERSIONS=true.""",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
