@@ -51,6 +51,7 @@ MACHINES = (
     Machine("n2d-standard-2", 2, 8, 0.0845),
     Machine("n2-standard-2", 2, 8, 0.0971),
     Machine("c2-standard-4", 4, 16, 0.2088),
+    Machine("c3-standard-4", 4, 16, 0.2016),
 )
 
 
@@ -158,9 +159,9 @@ def markdown(measured: list[Measured], cpu: str) -> str:
     lines += [
         "",
         "That takes a vCPU there to be as fast as a core here, and twice as many to be twice as "
-        "fast; neither was tried. E2 may land on a processor without 8-bit instructions (VNNI), "
-        "which is slower. Prices: us-central1, on demand, typed in and not looked up; put your own "
-        "into `MACHINES`.",
+        "fast; neither was tried. N2D has, and E2 may land on, processors without 8-bit "
+        "instructions (VNNI), which are slower. Prices: us-central1, on demand, typed in and not "
+        "looked up; put your own into `MACHINES`.",
         "",
     ]
     return "\n".join(lines)
@@ -169,26 +170,34 @@ def markdown(measured: list[Measured], cpu: str) -> str:
 def main() -> None:
     """Measure both models and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sizing", description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of JPEG photos")
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        help="folder of JPEG photos; without it nothing is "
+        "measured, and the page is written anew from the figures there are",
+    )
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement (8)")
     parser.add_argument("--out", type=Path, default=_ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
 
+    figures = arguments.out / "sizing.json"
+    if arguments.photos:
+        content = _measured_now(arguments.photos, arguments.seconds)
+        figures.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    content = json.loads(figures.read_text("utf-8"))
+    page = markdown([Measured(**it) for it in content["measured"]], content["cpu"])
+    (arguments.out / "sizing.md").write_text(page, "utf-8")
+    print(page)
+
+
+def _measured_now(photos: Path, seconds: float) -> dict[str, Any]:
     from benchmarks.serving.machine import cpu_model
 
     measured = [
-        measure(f"{network}, {what}", arguments.photos, arguments.seconds, network, size)
+        measure(f"{network}, {what}", photos, seconds, network, size)
         for network, size, what in dict.fromkeys((_bundled(), _FLAGSHIP))
     ]
-    content: dict[str, Any] = {
-        "cpu": cpu_model(),
-        "measured": [asdict(it) for it in measured],
-        "machines": [asdict(it) for it in MACHINES],
-    }
-    (arguments.out / "sizing.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-    page = markdown(measured, cpu_model())
-    (arguments.out / "sizing.md").write_text(page, "utf-8")
-    print(page)
+    return {"cpu": cpu_model(), "measured": [asdict(it) for it in measured]}
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ def test_an_alert_says_how_bad_it_is_and_what_to_do(name: str) -> None:
     alert = ALERTS[name]
     assert alert["labels"]["severity"] in ("critical", "warning")
     assert alert["labels"]["service"] == "car-identifier"
-    assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}
-    assert alert["annotations"]["runbook_url"] == f"docs/alerts.md#{name.lower()}"
+    assert set(alert["annotations"]) == {"summary", "description", "runbook"}
+    assert alert["annotations"]["runbook"] == f"docs/alerts.md#{name.lower()}"
 
 
 @pytest.mark.parametrize("name", ALERTS)
