@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["bulk"]
 
 _BROKEN_OFF, _NOT_STARTED, _INTERRUPTED = 1, 2, 130
-_NOT_INSTALLED = "set it up by python3.11 deploy/bootstrap.py bulk, or install car-identifier[bulk]"
 # Where nobody watches a bar, a line now and then.
 _LINE_EVERY_S = 30.0
-_BUNDLED = Path(__file__).resolve().parents[1] / "model_store" / "car_identifier.mar"
+_ROOT = Path(__file__).resolve().parents[1]
+_BUNDLED = _ROOT / "model_store" / "car_identifier.mar"
 
 
 def bulk(
@@ -78,7 +78,7 @@ def bulk(
         from bulk.errors import BulkError
         from bulk.run import Job, run
     except ImportError as error:
-        told.print(Text(f"{error}: {_NOT_INSTALLED}", "red"), soft_wrap=True)
+        told.print(Text(f"{error}: {_way_out()}", "red"), soft_wrap=True)
         raise typer.Exit(_NOT_STARTED) from error
     job = Job(source, out, archive, column, top_k, limit, workers, address, overwrite)
     with _Watch(told) as watch:
@@ -96,6 +96,16 @@ def bulk(
             soft_wrap=True,
         )
         raise typer.Exit(_INTERRUPTED)
+
+
+def _way_out() -> str:
+    """What to do where something that bulk needs is not there."""
+    if not all((_ROOT / part).is_dir() for part in ("bulk", "handler")):
+        return (
+            "the container image has no bulk; a checkout of the repository has, set up by "
+            "python3.11 deploy/bootstrap.py bulk"
+        )
+    return "set it up by python3.11 deploy/bootstrap.py bulk, or install car-identifier[bulk]"
 
 
 class _Watch(Progress):

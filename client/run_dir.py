@@ -35,6 +35,12 @@ class RunDir:
         return self.path / "key_file.json"
 
     @property
+    def torchserve_log(self) -> str:
+        """Where to read what TorchServe said: its file, unless its lines are printed."""
+        file = self.path / "torchserve.log"
+        return f"TorchServe's log ({file})" if file.is_file() else "the service's log"
+
+    @property
     def inference_url(self) -> str:
         """Where this TorchServe takes photos; the usual address if that isn't written there."""
         return self._service("inference_url") or _INFERENCE_URL
@@ -98,7 +104,7 @@ class RunDir:
 
     def remove_canary(self) -> None:
         """Have the gateway send everything to the default version, within a second."""
-        (self.path / "canary.json").unlink(missing_ok=True)
+        _remove(self.path / "canary.json")
 
     def write_retiring(self, version: str) -> None:
         """Have the gateway refuse who asks for the version, within a second."""
@@ -106,7 +112,7 @@ class RunDir:
 
     def remove_retiring(self) -> None:
         """Have the gateway pass on whatever version is asked for."""
-        (self.path / "retiring.json").unlink(missing_ok=True)
+        _remove(self.path / "retiring.json")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -123,8 +129,22 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     staged = path.with_suffix(".json.new")
-    with staged.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    staged.replace(path)
+    try:
+        with staged.open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.replace(path)
+    except OSError as error:
+        raise VersionError(
+            f"can't write {path} ({error.strerror}): make room there, or make it writable"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise VersionError(
+            f"can't remove {path} ({error.strerror}): make its directory writable"
+        ) from error

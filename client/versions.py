@@ -162,8 +162,8 @@ class Versions:
                 self.torchserve.unregister(version)
             if isinstance(error, TorchServeError):
                 raise VersionError(
-                    f"{version} can't be registered: {error}. The reason is in TorchServe's log "
-                    f"({self.run_dir.path / 'torchserve.log'})"
+                    f"{version} can't be registered: {error}. The reason is in "
+                    f"{self.run_dir.torchserve_log}"
                 ) from error
             raise
 

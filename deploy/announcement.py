@@ -11,23 +11,48 @@ from deploy.options import LOOPBACK, Options
 def announce(options: Options, seconds: float, *, key_needed: bool) -> None:
     """Say what is ready, where everything is, and how to send the first photo."""
     what = "Car Identifier is" if len(options.services) == 2 else f"{_title(options)} is"
+    ready = f"\n{what} ready, after {seconds:.0f} s"
+    if options.logs_to_console:
+        print("\n".join([ready, *_where(options, key_needed=key_needed)]), flush=True)
+        return
     at = f", at {options.url}" if options.runs_gateway else ""
-    lines = [f"\n{what} ready, after {seconds:.0f} s{at}\n"]
+    lines = [f"{ready}{at}\n"]
     if options.runs_gateway:
         lines += [
             f"  web page        {options.url}/",
             f"  documentation   {options.url}/swagger/",
         ]
     if options.runs_torchserve:
-        lines += [
-            f"  TorchServe      inference :{options.inference_port}, management "
-            f":{options.management_port}, metrics :{options.metrics_port} on {LOOPBACK} only"
-        ]
-    kept = "tokens" if options.logs_to_console else "tokens, logs"
-    lines += [f"  {kept:<15} {shown(options.run_dir)}/"]
+        lines += [f"  TorchServe      {_ports_of_torchserve(options)}"]
+    lines += [f"  tokens, logs    {shown(options.run_dir)}/"]
     if options.runs_gateway:
         lines += _first_photo(options, key_needed=key_needed)
     print("\n".join([*lines, "\nCtrl-C stops everything."]), flush=True)
+
+
+def _where(options: Options, *, key_needed: bool) -> list[str]:
+    """For the console of a container, whose reader is elsewhere.
+
+    What its port is called outside, and what ends it, is not known in there.
+    """
+    lines = []
+    if options.runs_gateway:
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        key = ", with an API key" if key_needed else ""
+        lines += [
+            f"  gateway         listens on {host}:{options.port}{key}: photos at /v1/identify, "
+            "documentation at /swagger/"
+        ]
+    if options.runs_torchserve:
+        lines += [f"  TorchServe      {_ports_of_torchserve(options)}"]
+    return lines
+
+
+def _ports_of_torchserve(options: Options) -> str:
+    return (
+        f"inference :{options.inference_port}, management :{options.management_port}, "
+        f"metrics :{options.metrics_port} on {LOOPBACK} only"
+    )
 
 
 def _title(options: Options) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
@@ -19,8 +22,7 @@ _SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no
 class Options:
     """What runs and where; the attributes are the command line's options.
 
-    The files that the gateway is told about by others, its API keys and its canary, are named in
-    the environment only, as for those who write them.
+    The file of API keys, which others write, is named in the environment only, as it is for them.
 
     TorchServe listens on loopback only, whatever the options say: its own surface must not be
     public, and the gateway, which may be, is on the same machine.
@@ -30,7 +32,6 @@ class Options:
     model_store: Path
     run_dir: Path
     api_keys_file: Path
-    canary_file: Path
     services: tuple[str, ...]
     logs: str
     keep_versions: bool
@@ -70,6 +71,11 @@ class Options:
         return self.run_dir / "key_file.json"
 
     @property
+    def canary_file(self) -> Path:
+        """Where `carid models` says which version is tried out: always the run directory."""
+        return self.run_dir / "canary.json"
+
+    @property
     def runs_torchserve(self) -> bool:
         """Whether TorchServe is started here."""
         return TORCHSERVE in self.services
@@ -87,7 +93,7 @@ class Options:
     @classmethod
     def parse(cls, arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         """Read the command line, with the environment for what it leaves out."""
-        parser = argparse.ArgumentParser(
+        parser = _Parser(
             prog="python -m deploy.serve",
             description="Run TorchServe and the gateway until Ctrl-C.",
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -97,8 +103,9 @@ class Options:
 
         def option(name: str, kind: Callable[[str], object], default: object, text: str) -> None:
             variable = f"CARID_{name.upper()}"
+            # Empty counts as not set: files of variables are full of lines with nothing after `=`.
             # argparse checks a default that is a string the way it checks an argument.
-            value = environ.get(variable, str(default))
+            value = environ.get(variable) or str(default)
             parser.add_argument(
                 f"--{name.replace('_', '-')}", type=kind, default=value, help=f"{text}; {variable}"
             )
@@ -124,28 +131,59 @@ class Options:
             "serve again after a restart what was served before it, whoever registered it",
         )  # fmt: skip
         option("host", str, LOOPBACK, "the gateway's address")
-        option("port", int, 8000, "the gateway's port")
-        option("inference_port", int, 8080, "TorchServe's inference port")
-        option("management_port", int, 8081, "TorchServe's management port")
-        option("metrics_port", int, 8082, "TorchServe's metrics port")
-        option("startup_timeout", float, 180.0, "seconds until readiness is given up")
+        option("port", _port, 8000, "the gateway's port")
+        option("inference_port", _port, 8080, "TorchServe's inference port")
+        option("management_port", _port, 8081, "TorchServe's management port")
+        option("metrics_port", _port, 8082, "TorchServe's metrics port")
+        option("startup_timeout", _seconds, 180.0, "seconds until readiness is given up")
         option(
-            "unready_timeout", float, 0.0,
+            "unready_timeout", _seconds, 0.0,
             "end with an error if what was ready is not for so many seconds; 0: never",
         )  # fmt: skip
         option(
-            "drain_s", float, 0.0,
+            "drain_s", _seconds, 0.0,
             "seconds the gateway still answers after the signal to stop, for balancers to notice",
         )  # fmt: skip
         values = vars(parser.parse_args(arguments))
         store = values["model_store"]
         values["model_store"] = Path(store) if store else values["archive"].resolve().parent
-        for name in ("api_keys", "canary"):
-            file = environ.get(f"CARID_{name.upper()}_FILE")
-            values[f"{name}_file"] = Path(file) if file else values["run_dir"] / f"{name}.json"
-        for name in ("archive", "model_store", "run_dir", "api_keys_file", "canary_file"):
+        keys = environ.get("CARID_API_KEYS_FILE")
+        values["api_keys_file"] = Path(keys) if keys else values["run_dir"] / "api_keys.json"
+        for name in ("archive", "model_store", "run_dir", "api_keys_file"):
             values[name] = values[name].resolve()
         return cls(**values)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that says what is wrong in a line, as all that keeps the service from starting."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2."""
+        match = re.match(r"argument --([\w-]+): ", message)
+        if match:  # most are set by their variables
+            variable = f"CARID_{match[1].replace('-', '_').upper()}"
+            message = f"--{match[1]} or {variable}: {message[match.end() :]}"
+        self.exit(2, f"error: {message}\n")
+
+
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError:
+        port = 0
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, which is a number from 1 to 65535")
+    return port
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds) or seconds < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 up")
+    return seconds
 
 
 def _services(text: str) -> tuple[str, ...]:

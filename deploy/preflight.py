@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import socket
 import sys
 import zipfile
@@ -18,36 +19,79 @@ def check(options: Options) -> None:
 
     Only what is started here is looked at.
     """
+    check_ports_differ(options)
     if options.runs_torchserve:
-        check_archive(options)
+        check_archive(options.archive)
         check_ports_of_torchserve(options)
         find_java()
     if options.runs_gateway:
         check_port_is_free(options.host, options.port, "the gateway", "CARID_PORT")
 
 
-def check_archive(options: Options) -> None:
-    """Raise ServeError unless the archive passes for one."""
-    if not options.archive.is_file():
+def check_archive(archive: Path) -> None:
+    """Raise ServeError unless the archive can be read and passes for one."""
+    try:
+        with archive.open("rb") as file:
+            is_zip = zipfile.is_zipfile(file)
+    except PermissionError as error:
         raise ServeError(
-            f"no model archive at {options.archive}: check out the repository's model_store/, "
-            "build one with `make archive`, or name another with CARID_ARCHIVE"
-        )
-    if not zipfile.is_zipfile(options.archive):
+            f"user {os.geteuid()} can't read the model archive {archive}: make "
+            f"{_out_of_reach(archive)} readable for everyone (chmod a+rX; where it is mounted "
+            "into a container, on the host)"
+        ) from error
+    except OSError as error:
         raise ServeError(
-            f"{options.archive} is not a model archive (a .mar is a zip file): an interrupted "
+            f"no model archive at {archive} ({error.strerror}): check out the repository's "
+            "model_store/, build one with `make archive`, or name another with CARID_ARCHIVE"
+        ) from error
+    if not is_zip:
+        raise ServeError(
+            f"{archive} is not a model archive (a .mar is a zip file): an interrupted "
             "download? Check it out again"
         )
 
 
+def _out_of_reach(file: Path) -> Path:
+    """The first folder on the way to the file that this user can't enter, or else the file."""
+    for path in [*reversed(file.parents), file]:
+        try:
+            path.stat()
+        except PermissionError:
+            return path.parent
+    return file
+
+
+def check_ports_differ(options: Options) -> None:
+    """Raise ServeError if two are to listen on one port: the second would find out by itself."""
+    taken: dict[int, tuple[str, str]] = {}
+    for port, whose, variable in _ports(options):
+        if port in taken:
+            other, its_variable = taken[port]
+            raise ServeError(
+                f"port {port} is meant for both {other} ({its_variable}) and {whose} "
+                f"({variable}): choose another for one of them"
+            )
+        taken[port] = whose, variable
+
+
+def _ports(options: Options) -> list[tuple[int, str, str]]:
+    """The ports that matter here: a gateway alone has TorchServe's on the same loopback."""
+    own = [(options.port, "the gateway", "CARID_PORT")] if options.runs_gateway else []
+    return own + _ports_of_torchserve(options)
+
+
+def _ports_of_torchserve(options: Options) -> list[tuple[int, str, str]]:
+    return [
+        (options.inference_port, "TorchServe's inference", "CARID_INFERENCE_PORT"),
+        (options.management_port, "TorchServe's management", "CARID_MANAGEMENT_PORT"),
+        (options.metrics_port, "TorchServe's metrics", "CARID_METRICS_PORT"),
+    ]
+
+
 def check_ports_of_torchserve(options: Options) -> None:
     """Raise ServeError if something listens already where TorchServe is to."""
-    for port, whose, variable in (
-        (options.inference_port, "inference", "CARID_INFERENCE_PORT"),
-        (options.management_port, "management", "CARID_MANAGEMENT_PORT"),
-        (options.metrics_port, "metrics", "CARID_METRICS_PORT"),
-    ):
-        check_port_is_free(LOOPBACK, port, f"TorchServe's {whose}", variable)
+    for port, whose, variable in _ports_of_torchserve(options):
+        check_port_is_free(LOOPBACK, port, whose, variable)
 
 
 def find_java() -> Path:

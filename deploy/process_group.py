@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 
 from deploy.console import ConsoleLines
+
+# Seconds until the next polite signal: a handler in Python that is interrupted by the next one's
+# has not noted its own yet, and both would count as the first.
+_BETWEEN_SIGNALS = 0.3
 
 
 class ProcessGroup:
@@ -43,7 +47,7 @@ class ProcessGroup:
         self.name = name
         self.log = log
         self._console: ConsoleLines | None = None
-        with log.open("wb") if log else nullcontext(subprocess.PIPE) as output:
+        with log.open("wb") if log else contextlib.nullcontext(subprocess.PIPE) as output:
             self._process = subprocess.Popen(
                 command,
                 cwd=cwd,
@@ -81,27 +85,50 @@ class ProcessGroup:
             return True
         return False
 
-    def stop(self, patience: float, hurry: Callable[[], bool] = lambda: False) -> None:
+    def stop(
+        self,
+        patience: float,
+        hurry: Callable[[], bool] = lambda: False,
+        *,
+        polite: Sequence[signal.Signals] = (signal.SIGTERM,),
+    ) -> None:
         """End every process of the group and wait until it has.
 
         Args:
-            patience: seconds between the polite signal and the one that cannot be refused.
+            patience: seconds between the polite signals and the one that cannot be refused.
             hurry: asked meanwhile; true ends the patience.
+            polite: sent one after the other. Of two that are the same one could get lost.
         """
-        self._end(patience, hurry)
+        self._end(polite, patience, hurry)
         if self._console:
             self._console.finish(timeout=2.0)  # a stray grandchild may hold the pipe
 
-    def _end(self, patience: float, hurry: Callable[[], bool]) -> None:
-        for sent, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
-            if self.is_gone():
-                return
-            os.killpg(self.pid, sent)
+    def _end(
+        self, polite: Sequence[signal.Signals], patience: float, hurry: Callable[[], bool]
+    ) -> None:
+        for signals, wait in ((polite, patience), ((signal.SIGKILL,), 10.0)):
+            for number, sent in enumerate(signals):
+                if number:
+                    time.sleep(_BETWEEN_SIGNALS)
+                if self.is_gone():
+                    return
+                with contextlib.suppress(ProcessLookupError):  # gone just now
+                    os.killpg(self.pid, sent)
             deadline = time.monotonic() + wait
             while not self.is_gone() and time.monotonic() < deadline:
-                if sent == signal.SIGTERM and hurry():
+                if signals is polite and hurry():
                     break
                 time.sleep(0.05)
+
+    def how_it_ended(self) -> str:
+        """For messages: in brackets what the first process's exit code says, if it says anything.
+
+        TorchServe's script ends with 0 whatever its Java died of.
+        """
+        code = self.exit_code
+        if not code:
+            return ""
+        return f" (killed by signal {-code})" if code < 0 else f" (exit code {code})"
 
     def log_text(self) -> str:
         """What the service said: all that its log file holds, or the last lines on the console."""

@@ -32,14 +32,9 @@ def exclusive_run_dir(options: Options) -> Iterator[None]:
     run_dir = options.run_dir
     with contextlib.ExitStack() as held:
         for service in options.services:
-            try:
+            with writing_to(run_dir):
                 run_dir.mkdir(parents=True, exist_ok=True)
                 lock = held.enter_context(_lock_file(run_dir, service).open("w"))
-            except OSError as error:
-                raise ServeError(
-                    f"can't write to the run directory {run_dir} ({error.strerror}): make it "
-                    f"writable for user {os.getuid()}, or name another with CARID_RUN_DIR"
-                ) from error
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -48,6 +43,22 @@ def exclusive_run_dir(options: Options) -> Iterator[None]:
                     "with CARID_RUN_DIR (and other ports)"
                 ) from error
         yield
+
+
+@contextlib.contextmanager
+def writing_to(run_dir: Path) -> Iterator[None]:
+    """Tell what goes wrong with writing there in one line.
+
+    Raises:
+        ServeError: it can't be written, as on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ServeError(
+            f"can't write to the run directory {run_dir} ({error.strerror}): make room there, make "
+            f"it writable for user {os.getuid()}, or name another with CARID_RUN_DIR"
+        ) from error
 
 
 def gateway_is_up(run_dir: Path) -> bool:
@@ -72,15 +83,26 @@ def temporary_directory(options: Options) -> Iterator[Path]:
     take each other's; and the archives it unpacks would stay. It lies in the run directory, where
     a launcher that was killed leaves nothing behind for good; only if the path would be too long
     for a socket it lies in the machine's own.
+
+    Raises:
+        ServeError: it can't be made.
     """
     # Of two launchers that share the run directory each has its own: one starts and ends alone.
     path = options.run_dir / ("tmp" if options.runs_torchserve else "tmp-gateway")
     if len(os.fsencode(path)) > _LONGEST_PATH:
-        with tempfile.TemporaryDirectory(prefix="carid-", ignore_cleanup_errors=True) as elsewhere:
+        try:
+            made = tempfile.TemporaryDirectory(prefix="carid-", ignore_cleanup_errors=True)
+        except OSError as error:
+            raise ServeError(
+                f"can't make a directory for temporary files ({error.strerror}): make room, or "
+                "name a writable folder with TMPDIR"
+            ) from error
+        with made as elsewhere:
             yield Path(elsewhere)
         return
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(mode=0o700)
+    with writing_to(options.run_dir):
+        path.mkdir(mode=0o700)
     try:
         yield path
     finally:
@@ -92,6 +114,9 @@ def write_service_file(options: Options) -> None:
 
     `service.json` holds gateway_url, inference_url, management_url, metrics_url and model_store.
     Of two launchers that share a run directory each writes what it knows.
+
+    Raises:
+        ServeError: it can't be written.
     """
     known = {}
     if options.runs_gateway:
@@ -104,12 +129,13 @@ def write_service_file(options: Options) -> None:
             "model_store": str(options.model_store),
         }
     path = options.run_dir / "service.json"
-    directory = os.open(options.run_dir, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        write_json(path, {**read_json(path), **known})
-    finally:
-        os.close(directory)
+    with writing_to(options.run_dir):
+        directory = os.open(options.run_dir, os.O_RDONLY)
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            write_json(path, {**read_json(path), **known})
+        finally:
+            os.close(directory)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -122,7 +148,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write an object; a reader sees the old one or the new one, also after a power cut."""
+    """Write an object; a reader sees the old one or the new one, also after a power cut.
+
+    Raises:
+        OSError: it can't be written, as on a full disk; the old one is still there.
+    """
     staged = path.with_suffix(".json.new")
     with staged.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)

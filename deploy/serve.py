@@ -107,6 +107,7 @@ def serve(options: Options, temporary: Path, stop: StopRequest) -> int:
     if options.runs_gateway:
         key_needed = prepare_api_keys(options, gateway_environment(options))
     services: list[ProcessGroup] = []
+    answers = False
     try:
         started = time.monotonic()
         if options.runs_torchserve:
@@ -114,20 +115,22 @@ def serve(options: Options, temporary: Path, stop: StopRequest) -> int:
         if options.runs_gateway:
             services.append(start_gateway(options))
         for service in services:
-            log = "here" if service.log is None else shown(service.log)
-            print(f"{service.name} is starting, its log: {log}", flush=True)
+            log = f", its log: {shown(service.log)}" if service.log else ""
+            print(f"{service.name} is starting{log}", flush=True)
         write_service_file(options)
         wait_until(Start(options, archives[0], services).is_over, services, stop)
         if not stop:
             announce(options, time.monotonic() - started, key_needed=key_needed)
+            answers = True
         wait_until(watching(options, versions), services, stop)
         versions.remember()
         return 0
     except ServeError as error:
+        answers = False  # a service is gone, or has not been ready for long
         return failed(error)
     finally:
         print("\nstopping …", flush=True)
-        stop_all(options, services, stop)
+        stop_all(options, services, stop, answers=answers)
         print("stopped", flush=True)
 
 
@@ -168,21 +171,30 @@ def wait_until(
         for service in services:
             if service.exit_code is not None:
                 raise ServeError(
-                    f"{service.name} ended by itself (exit code {service.exit_code}); the end of "
-                    f"its log:\n{service.log_end()}"
+                    f"{service.name} ended by itself{service.how_it_ended()}; the end of its log:\n"
+                    + service.log_end()
                 )
         time.sleep(0.2)
 
 
-def stop_all(options: Options, services: Sequence[ProcessGroup], stop: StopRequest) -> None:
-    """Stop the public side first, and TorchServe when nobody asks it any longer."""
+def stop_all(
+    options: Options, services: Sequence[ProcessGroup], stop: StopRequest, *, answers: bool
+) -> None:
+    """Stop the public side first, and TorchServe when nobody asks it any longer.
+
+    Where photos are not answered (`answers` is false) nobody is given time to go elsewhere.
+    """
     patience = options.drain_s + _LAST_ANSWERS
+    # To the gateway a second signal means not to drain, but to finish what is under way. A
+    # gateway that does not drain would finish nothing.
+    hurried = options.drain_s and not answers
+    polite = (signal.SIGTERM, signal.SIGINT) if hurried else (signal.SIGTERM,)
     for service in reversed(services):
         if service.name == "gateway":
             # Its own limit is as long: what ends it is the answer to the last request.
-            service.stop(patience + 5, hurry=stop.is_urgent)
+            service.stop(patience + 5, hurry=stop.is_urgent, polite=polite)
         else:
-            if stop and not options.runs_gateway:
+            if stop and answers and not options.runs_gateway:
                 wait_for_gateway_elsewhere(options, patience, stop)
             service.stop(_TORCHSERVE_PATIENCE, hurry=stop.is_urgent)
     if options.runs_torchserve:

@@ -11,6 +11,7 @@ from pathlib import Path
 from deploy.options import ROOT, Options
 from deploy.preflight import find_java
 from deploy.process_group import ProcessGroup
+from deploy.run_directory import writing_to
 from deploy.torchserve import MODEL_NAME
 
 # Log4j's settings for logs on the console; its own write each line into files as well.
@@ -24,13 +25,17 @@ def start_torchserve(options: Options, archives: Sequence[str], temporary: Path)
         options: where it listens and logs.
         archives: file names in the model store; the first one's version becomes the default.
         temporary: for what it keeps while it runs.
+
+    Raises:
+        ServeError: its files can't be written.
     """
     java_home = find_java()
     properties = options.run_dir / "config.properties"
     source = (ROOT / "config.properties").read_text("utf-8")
-    properties.write_text(effective_properties(source, options), "utf-8")
-    # Beside it, as in the repository: the path in config.properties is relative.
-    shutil.copyfile(ROOT / "metrics.yaml", options.run_dir / "metrics.yaml")
+    with writing_to(options.run_dir):
+        properties.write_text(effective_properties(source, options), "utf-8")
+        # Beside it, as in the repository: the path in config.properties is relative.
+        shutil.copyfile(ROOT / "metrics.yaml", options.run_dir / "metrics.yaml")
     path = [str(Path(sys.executable).parent), str(java_home / "bin"), os.environ.get("PATH", "")]
     logging = ["--log-config", str(_CONSOLE_LOGGING)] if options.logs_to_console else []
     return ProcessGroup(
@@ -41,7 +46,7 @@ def start_torchserve(options: Options, archives: Sequence[str], temporary: Path)
          "--model-store", str(options.model_store), *logging,
          "--models", *(f"{MODEL_NAME}={archive}" for archive in archives)],
         cwd=options.run_dir,
-        log=None if options.logs_to_console else options.run_dir / "torchserve.log",
+        log=_log(options, "torchserve.log"),
         env={
             "JAVA_HOME": str(java_home),
             "PATH": os.pathsep.join(path),
@@ -52,14 +57,27 @@ def start_torchserve(options: Options, archives: Sequence[str], temporary: Path)
 
 
 def start_gateway(options: Options) -> ProcessGroup:
-    """Start the gateway, pointed at this TorchServe."""
+    """Start the gateway, pointed at this TorchServe.
+
+    Raises:
+        ServeError: its log can't be written.
+    """
     return ProcessGroup(
         "gateway",
         [sys.executable, "-m", "gateway"],
         cwd=ROOT,
-        log=None if options.logs_to_console else options.run_dir / "gateway.log",
+        log=_log(options, "gateway.log"),
         env=gateway_environment(options),
     )
+
+
+def _log(options: Options, name: str) -> Path | None:
+    if options.logs_to_console:
+        return None
+    log = options.run_dir / name
+    with writing_to(options.run_dir):
+        log.touch()  # here, where what goes wrong is no other error of starting a process
+    return log
 
 
 def gateway_environment(options: Options) -> dict[str, str]:

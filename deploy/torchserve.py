@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -42,13 +43,17 @@ def open_url(url: str, timeout: float = _TIMEOUT_S, **headers: str) -> bytes:
             raise NoAnswerError(_reason(error)) from error
     except (urllib.error.URLError, OSError) as error:
         raise NoAnswerError(str(getattr(error, "reason", error))) from error
+    except http.client.HTTPException as error:  # not HTTP, or cut off: whoever answers is ending
+        raise NoAnswerError(f"no whole answer: {error!r}") from error
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
     try:
         body = json.loads(error.read())
         return f"{error.code}: {body.get('error', body)['message']}"
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (
+        OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError,
+    ):  # fmt: skip
         return f"{error.code} {error.reason}"
 
 

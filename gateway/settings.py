@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import sys
 from pathlib import Path
@@ -28,7 +29,10 @@ class Settings(BaseSettings):
     set it to `key` or `anonymous` if the proxy is public.
     """
 
-    model_config = SettingsConfigDict(env_prefix="CARID_", frozen=True)
+    # An empty variable counts as not set: files of them are full of lines with nothing after `=`.
+    model_config = SettingsConfigDict(
+        env_prefix="CARID_", env_ignore_empty=True, allow_inf_nan=False, frozen=True
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=1, le=65535)
@@ -127,6 +131,22 @@ class Settings(BaseSettings):
     labels_ttl_s: float = Field(
         default=10, ge=0, description="How long a label table is not looked up."
     )
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_proxies(cls, proxies: str) -> str:
+        """As uvicorn reads it, but for what it would take for the name of a socket, silently."""
+        named = proxies.replace(",", " ").split()
+        if named == ["*"]:
+            return "*"
+        for proxy in named or [proxies]:
+            try:
+                ipaddress.ip_network(proxy) if "/" in proxy else ipaddress.ip_address(proxy)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}: write addresses and networks, as 10.0.0.1,10.1.0.0/16, or * alone"
+                ) from error
+        return ",".join(named)
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -193,7 +193,8 @@ def is_called_healthy(container: Container) -> bool:
 
 @pytest.mark.parametrize("victim", ["-m gateway", "org.pytorch.serve.ModelServer"])
 def test_the_end_of_one_service_is_the_end_of_the_container(image: str, victim: str) -> None:
-    with running(image) as container:
+    # Nobody is given time to go elsewhere by a service that answers nothing.
+    with running(image, "-e", "CARID_DRAIN_S=100") as container:
         assert "killed" in container.run("python", "-c", KILL, victim).stdout
         assert container.exit_code(timeout=60) == 1
         assert "ended by itself" in container.log()
@@ -202,4 +203,14 @@ def test_the_end_of_one_service_is_the_end_of_the_container(image: str, victim: 
 def test_a_wrong_setting_is_one_line(image: str) -> None:
     with running(image, "-e", "CARID_LOGS=everywhere", wait=False) as container:
         assert container.exit_code(timeout=30) == 2
-        assert "neither files nor console" in container.log().splitlines()[-1]
+        [line] = container.log().splitlines()
+        assert "neither files nor console" in line
+
+
+def test_what_is_announced_and_offered_is_true_in_a_container(container: Container) -> None:
+    log = container.log()
+    assert "listens on 0.0.0.0:8000, with an API key" in log
+    assert not [word for word in ("http://127.0.0.1:8000", "Ctrl-C", "its log:") if word in log]
+    bulk = container.run("carid", "bulk", "photos", "out", check=False)
+    assert bulk.returncode == 2
+    assert "the container image has no bulk" in bulk.stderr
