@@ -78,6 +78,7 @@ def test_after_a_crash_too_the_swapped_model_comes_back(image: str, other: Path)
         container.run("sh", "-c", f"until grep -q {OTHER} {STATE}/run/served.json; do :; done")
         engine("kill", "-s", "KILL", container.name)
         container.exit_code(timeout=30)
+        engine("wait", container.name)  # podman still has the old port to clear away
         engine("start", container.name)
         container.wait_until_ready()
         assert served(container, key) == OTHER

@@ -300,8 +300,10 @@ def test_bulk_where_it_is_left_out_says_where_it_is(tmp_path: Path) -> None:
     """As in the image: the client is there, and neither bulk nor the handler."""
     for package in ("client", "gateway"):
         shutil.copytree(ROOT / package, tmp_path / package)
+    # An editable install would find it elsewhere.
+    command = "import sys; sys.modules['bulk'] = None; from client.cli import app; app()"
     run = subprocess.run(
-        [sys.executable, "-m", "client", "bulk", "photos", "out"],
+        [sys.executable, "-c", command, "bulk", "photos", "out"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
