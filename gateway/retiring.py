@@ -28,8 +28,6 @@ class Retiring:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, ...] | None = None
-        self._version: str | None = None
 
     def check(self, version: str | None) -> None:
         """Return if a photo may go to the version; None is the default one.
@@ -37,24 +35,15 @@ class Retiring:
         Raises:
             UnknownVersionError: it is being removed.
         """
+        # Few name a version, so the file is simply read.
         if version is not None and version == self._retiring():
             raise UnknownVersionError(version)
 
     def _retiring(self) -> str | None:
         try:
-            stat = self._path.stat()
-            seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        except OSError:
-            self._seen = self._version = None
-            return None
-        if seen != self._seen:
-            self._seen = seen
-            self._version = self._read()
-        return self._version
-
-    def _read(self) -> str | None:
-        try:
             return str(json.loads(self._path.read_bytes())["version"])
+        except FileNotFoundError:
+            return None
         except (OSError, ValueError, LookupError, TypeError) as error:
             logger.error("%s can't be read, so no version is retiring: %s", self._path, error)
             return None
