@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ def build_tiny_archive_dir(
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     np.savez(directory / "selfcheck.npz", images=images, logits=_expected_logits(images))
     return directory
+
+
+def build_tiny_archive(folder: Path, **options: Any) -> Path:
+    """`build_tiny_archive_dir` with these options, as a file in this folder: what a .mar is.
+
+    Its files also stay unpacked, in `archive` beside it.
+    """
+    directory = build_tiny_archive_dir(folder / "archive", **options)
+    return Path(shutil.make_archive(str(folder / "tiny"), "zip", directory))
 
 
 _WEIGHTS = 4.0 * np.array(

@@ -19,7 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from factories import BLUE, GREEN, RED, build_tiny_archive_dir, encode, picture
+from factories import (
+    BLUE,
+    GREEN,
+    RED,
+    build_tiny_archive,
+    build_tiny_archive_dir,
+    encode,
+    picture,
+)
 from live_stack import descendants, still_running
 
 from bulk.errors import BulkError
@@ -55,8 +63,7 @@ def summary(out: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A .mar with a network that tells colours apart."""
-    folder = build_tiny_archive_dir(tmp_path_factory.mktemp("archive"))
-    return Path(shutil.make_archive(str(folder / "tiny"), "zip", folder))
+    return build_tiny_archive(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

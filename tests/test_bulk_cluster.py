@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from factories import BLUE, GREEN, RED, build_tiny_archive_dir, encode, picture
+from factories import BLUE, GREEN, RED, build_tiny_archive, encode, picture
 from live_stack import descendants, still_running
 
 from benchmarks.service import free_ports
@@ -118,8 +118,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = build_tiny_archive_dir(tmp_path_factory.mktemp("archive"))
-    return Path(shutil.make_archive(str(folder / "tiny"), "zip", folder))
+    return build_tiny_archive(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,18 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@contextmanager
+def slow_request(
+    gateway: PublicGateway, torchserve: StandInTorchServe
+) -> Iterator[Future[requests.Response]]:
+    """A photo that TorchServe has begun to answer, `torchserve.delay` seconds long."""
+    with ThreadPoolExecutor(1) as pool:
+        url = f"{gateway.url}/v1/identify"
+        slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
+        wait_for(lambda: bool(torchserve.photos))
+        yield slow
 
 
 @dataclass
@@ -191,10 +203,7 @@ class TestSlowRequests:
         """Near to what answer_timeout_s lets a photo take, with room for a slow machine."""
         torchserve.delay = 20
         with running(torchserve, tmp_path, CARID_DRAIN_S="0.5") as gateway:
-            with ThreadPoolExecutor(1) as pool:
-                url = f"{gateway.url}/v1/identify"
-                slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
-                wait_for(lambda: bool(torchserve.photos))
+            with slow_request(gateway, torchserve) as slow:
                 stop(gateway)
                 response = slow.result()
             assert response.status_code == 200
@@ -209,10 +218,7 @@ class TestHurry:
     ) -> None:
         torchserve.delay = 1
         with running(torchserve, tmp_path, CARID_DRAIN_S="60") as gateway:
-            with ThreadPoolExecutor(1) as pool:
-                url = f"{gateway.url}/v1/identify"
-                slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
-                wait_for(lambda: bool(torchserve.photos))
+            with slow_request(gateway, torchserve) as slow:
                 stop(gateway)
                 wait_for(lambda: is_draining(gateway))
                 stop(gateway, second)
@@ -225,11 +231,8 @@ class TestHurry:
         torchserve.delay = 20
         with (
             running(torchserve, tmp_path, CARID_DRAIN_S="60") as gateway,
-            ThreadPoolExecutor(1) as pool,
+            slow_request(gateway, torchserve) as slow,
         ):
-            url = f"{gateway.url}/v1/identify"
-            slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
-            wait_for(lambda: bool(torchserve.photos))
             for _ in range(3):
                 stop(gateway)
                 time.sleep(0.5)

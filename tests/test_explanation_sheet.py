@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-from factories import BLUE, RED, build_tiny_archive_dir, encode, photo, picture
+from factories import BLUE, RED, build_tiny_archive, encode, photo, picture
 from PIL import Image
 
 from lightning_train.cli import main
@@ -14,8 +13,7 @@ from lightning_train.cli import main
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    directory = build_tiny_archive_dir(tmp_path / "archive")
-    return Path(shutil.make_archive(str(tmp_path / "tiny"), "zip", directory))
+    return build_tiny_archive(tmp_path)
 
 
 def draw(archive: Path, photos: Path, out: Path, *more: str) -> int:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from factories import BLUE, RED, TINY_LOCATOR, build_tiny_archive_dir, encode, photo, scene
+from factories import BLUE, RED, TINY_LOCATOR, build_tiny_archive, encode, photo, scene
 
 from handler.answer import Answer
 from handler.archive import extract_archive
@@ -21,8 +20,7 @@ from handler.identifier import CarIdentifier
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    directory = build_tiny_archive_dir(tmp_path / "archive", locator=TINY_LOCATOR)
-    return Path(shutil.make_archive(str(tmp_path / "tiny"), "zip", directory))
+    return build_tiny_archive(tmp_path, locator=TINY_LOCATOR)
 
 
 def test_an_archive_is_unpacked_and_cleaned_up(archive: Path) -> None:

@@ -88,6 +88,17 @@ def models(stack: LiveStack, *arguments: object) -> subprocess.CompletedProcess[
     )
 
 
+def kill_while_draining(stack: LiveStack, *arguments: object) -> None:
+    """Start a `models` command, and kill it as soon as it says that a version is draining."""
+    command = [sys.executable, "-m", "client", "models", "--run-dir", stack.run_dir, *arguments]
+    with subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert any("draining" in line for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+
+
 def spoilt(weights: bytes) -> bytes:
     """Other weights, as many: the self-check has to see it."""
     return weights[::-1]
@@ -213,13 +224,7 @@ def test_a_rollback_that_was_killed_goes_on_to_where_it_went(
     stack: LiveStack, home: str, other: Path, torchserve: TorchServe
 ) -> None:
     assert models(stack, "swap", other).returncode == 0
-    command = [sys.executable, "-m", "client", "models", "--run-dir", str(stack.run_dir)]
-    with subprocess.Popen(
-        [*command, "rollback"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        assert any("draining" in line for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
+    kill_while_draining(stack, "rollback")
     done = models(stack, "rollback")
     assert done.returncode == 0, done.stderr
     assert (answering_version(stack), registered(torchserve)) == (home, {home})
@@ -251,13 +256,7 @@ def test_what_is_no_version_is_said_to_be_none(stack: LiveStack, home: str, name
 def test_a_swap_that_was_killed_can_be_rolled_back(
     stack: LiveStack, home: str, other: Path, torchserve: TorchServe
 ) -> None:
-    command = [sys.executable, "-m", "client", "models", "--run-dir", str(stack.run_dir)]
-    with subprocess.Popen(
-        [*command, "swap", str(other)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout
-        assert any("draining" in line for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
+    kill_while_draining(stack, "swap", other)
     done = models(stack, "rollback")
     assert done.returncode == 0, done.stderr
     assert (answering_version(stack), registered(torchserve)) == (home, {home})
