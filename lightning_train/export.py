@@ -1,10 +1,9 @@
-"""From a checkpoint to an engine's file: one graph from raw pixels to logits and feature map."""
+"""From a network to an engine's file: one graph from raw pixels to logits and feature map."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 
 import numpy as np
@@ -24,7 +23,6 @@ __all__ = [
     "export_torch",
     "float_logits",
     "fold_batch_norms",
-    "load_classifier",
     "quantize",
     "write_openvino",
     "write_torch",
@@ -53,22 +51,6 @@ class _FromPixels(nn.Module):
         images = (pixels.permute(0, 3, 1, 2) - self.mean) / self.std  # type: ignore[operator]
         feature_map = self.trunk(images)
         return self.head(feature_map.mean(dim=(2, 3), dtype=torch.float32)), feature_map
-
-
-def load_classifier(checkpoint: str | Path) -> CarClassifier:
-    """Load a training checkpoint for inference.
-
-    Raises:
-        ValueError: the file is missing or no checkpoint of this trainer.
-    """
-    path = Path(checkpoint)
-    if not path.is_file():
-        raise ValueError(f"no checkpoint {path}: train one with 'make train', or mend the path")
-    try:
-        model = CarClassifier.load_from_checkpoint(path, map_location="cpu", weights=None)
-    except (KeyError, TypeError, RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is no checkpoint of this trainer ({error})") from error
-    return model.eval()
 
 
 def float_logits(model: CarClassifier, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -32,7 +32,8 @@ def grown(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor] 
         network: the deeper one.
 
     Returns:
-        Weights for `network.load_state_dict`; None if the one is no shallower kin of the other.
+        Weights for `network.load_state_dict`, without those that `state` lacks; None if the one is
+        no shallower kin of the other.
     """
     own = dict(network.state_dict())
     had, has = _blocks(state), _blocks(own)
@@ -42,12 +43,14 @@ def grown(state: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor] 
     for key, fresh in own.items():
         found = _BLOCK.fullmatch(key)
         if found is None or int(found[1]) not in has:  # the stem or the head
-            result[key] = state.get(key, fresh)
+            if key in state:
+                result[key] = state[key]
             continue
         stage, place, rest = int(found[1]), int(found[2]), found[3]
         source = _source(place, had[stage], has[stage])
         if source is not None:
-            result[key] = state.get(f"stages.{stage}.{source}.{rest}", fresh)
+            if (trained := f"stages.{stage}.{source}.{rest}") in state:
+                result[key] = state[trained]
         elif rest.startswith(_last_norm(own, stage, place)) and rest.endswith(("weight", "bias")):
             result[key] = fresh.new_zeros(fresh.shape)
         else:

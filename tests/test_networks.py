@@ -83,7 +83,7 @@ def test_published_weights_come_from_a_file_whatever_their_classes(tmp_path: Pat
     with pytest.raises(ValueError, match="holds no resnet50"):
         build_network("resnet50", 3, weights=str(tmp_path / "published.pth"))
     (tmp_path / "text.pth").write_text("<html>404</html>")
-    with pytest.raises(ValueError, match=r"text\.pth is no file of PyTorch weights"):
+    with pytest.raises(ValueError, match=r"text\.pth is no checkpoint, nor other weights"):
         build_network("resnet18", 3, weights=str(tmp_path / "text.pth"))
 
 
