@@ -5,8 +5,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint train lr-range-test show-augmentations ablation bench bench-train soak evaluate \
-	show-explanations archive image openapi constraints audit sbom clean
+.PHONY: help serve test lint train train-within lr-range-test show-augmentations ablation bench bench-train soak evaluate \
+	show-explanations archive export-weights image openapi constraints audit sbom clean
 
 # The first Python 3.11 at hand. Expanded only where it is used: `make help` works without one.
 is_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
@@ -24,6 +24,7 @@ example_train = make $@ CONFIG=lightning_train/configs/efficientnet_lite0_cpu.ya
 example_ablation = make ablation EXPERIMENTS=lightning_train/experiments/schedules.yaml DATA=/path/to/data
 example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
 example_archive = make archive CHECKPOINT=runs/…/best.ckpt VERSION=1.1 DATA=/path/to/data
+example_weights = make $@ CHECKPOINT=runs/…/best.ckpt OUT=model_store/weights
 example_explanations = make $@ ARCHIVE=model_store/car_identifier.mar PHOTOS=/path/to/photos
 require = $(foreach name,$(1),$(if $($(name)),,$(error $(name) is missing; for example: $(2))))
 
@@ -50,6 +51,11 @@ train: ## fit a network: CONFIG=lightning_train/configs/….yaml DATA=folder [RE
 	$(set_up) train
 	@$(VENV) -m lightning_train fit $(configured) \
 		$(if $(RESUME),--ckpt_path '$(RESUME)') $(ARGS)
+
+train-within: ## fit for so many minutes, whole cycles: MINUTES=18 CONFIG=lightning_train/configs/….yaml DATA=folder
+	$(call require,CONFIG MINUTES,$(example_train) MINUTES=60)
+	$(set_up) train
+	@$(VENV) -m lightning_train fit-within --minutes '$(MINUTES)' $(configured) $(ARGS)
 
 lr-range-test: ## find the bounds of the learning rate: CONFIG=….yaml DATA=folder
 	$(call require,CONFIG,$(example_train))
@@ -90,6 +96,12 @@ archive: ## package a checkpoint, with its model card: CHECKPOINT=….ckpt VERSI
 	$(set_up) train
 	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
 		--data '$(DATA)' $(if $(ENGINE),--engine '$(ENGINE)') $(if $(CONFIG),--recipe '$(CONFIG)') $(ARGS)
+
+export-weights: ## write a checkpoint's weights as safetensors, to start other runs from: CHECKPOINT=….ckpt [OUT=model_store/weights]
+	$(call require,CHECKPOINT,$(example_weights))
+	$(set_up) train
+	@$(VENV) -m lightning_train export-weights --checkpoint '$(CHECKPOINT)' \
+		--out '$(or $(OUT),model_store/weights)' $(ARGS)
 
 show-explanations: ## draw where an archive looks on photos: ARCHIVE=model_store/….mar PHOTOS=folder
 	$(call require,ARCHIVE PHOTOS,$(example_explanations))

@@ -20,9 +20,7 @@ import json
 import platform
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,6 +33,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_train.callbacks.clock import StepClock, now
 from lightning_train.classifier import CarClassifier
 from lightning_train.cli import CarCLI
 from lightning_train.data import CarDataModule, Sample
@@ -51,39 +50,6 @@ __all__ = ["bench_training"]
 
 _OUT = Path("benchmarks/results")
 _NOT_MEASURED = (ModelCheckpoint, ProgressBar)
-
-
-@dataclass
-class _Clock(pl.Callback):
-    """Times the steps of a fit after some to warm up, and sees what the network is given."""
-
-    warmup: int
-    steps: int
-    epoch: int
-    seconds: float = 0.0
-    shape: tuple[int, ...] = ()
-    _start: float = field(default=0.0, repr=False)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin in the epoch that is asked for: the first callback, so that all others see it."""
-        trainer.fit_loop.epoch_progress.current.completed = self.epoch
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Read the clock after the last step to warm up and after the last step."""
-        done = trainer.global_step
-        if done == self.warmup:
-            self._start = _now(pl_module.device)
-        elif done == self.warmup + self.steps:
-            self.seconds = _now(pl_module.device) - self._start
-            self.shape = tuple(batch["image"].shape)
-            trainer.should_stop = True
 
 
 def bench_training(
@@ -115,9 +81,9 @@ def bench_training(
     speeds: dict[str, list[float]] = {"this loop": [], "ceiling": [], "usual loop": []}
     shape: tuple[int, ...] = ()
     for _ in range(rounds):
-        clock = _Clock(warmup, steps, epoch)
+        clock = StepClock(warmup, steps, epoch)
         trainer = make_trainer(
-            max_epochs=-1, max_steps=warmup + steps, limit_val_batches=0, num_sanity_val_steps=0,
+            max_steps=warmup + steps, limit_val_batches=0, num_sanity_val_steps=0,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -184,14 +150,14 @@ def _speed(
     start, photos = 0.0, 0
     for number in range(warmup + steps):
         if number == warmup:
-            start, photos = _now(step.device), 0
+            start, photos = now(step.device), 0
         images, labels = next(batches)
         loss, logits = step(images, labels)
         if log:  # the reference reads loss and accuracy back in every step
             loss.item()
             (logits.argmax(1) == labels).float().mean().item()
         photos += len(labels)
-    return photos / (_now(step.device) - start)
+    return photos / (now(step.device) - start)
 
 
 def _synthetic(shape: tuple[int, ...], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -243,12 +209,6 @@ def _forever(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Te
             images = images.to(device, non_blocking=True)
             images = images.contiguous(memory_format=torch.channels_last)
             yield images, labels.to(device, non_blocking=True)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _device_name(device: torch.device) -> str:

@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from lightning_train.callbacks import Augmentation
 from lightning_train.classifier import CarClassifier
 from lightning_train.config_errors import SettingsError, explain
 from lightning_train.data import CarDataModule
@@ -192,6 +193,12 @@ def _lightning(arguments: Sequence[str]) -> None:
 # What the other commands need is imported by them alone: OpenVINO and NNCF take seconds.
 
 
+def _fit_within(arguments: Sequence[str]) -> None:
+    from lightning_train.time_budget import fit_within
+
+    fit_within(arguments)
+
+
 def _lr_range_test(arguments: Sequence[str]) -> None:
     from lightning_train.range_test import lr_range_test, range_test_trainer
 
@@ -232,12 +239,18 @@ def _show_augmentations(arguments: Sequence[str]) -> None:
     def trainer(settings: Mapping[str, Any]) -> pl.Trainer:
         # The configuration's own may be for a machine with GPUs.
         callbacks = settings.get("callbacks") or []
-        return pl.Trainer(accelerator="cpu", logger=False, callbacks=callbacks)
+        return pl.Trainer(
+            accelerator="cpu", logger=False, callbacks=callbacks,
+            max_epochs=settings.get("max_epochs"),
+        )  # fmt: skip
 
     # The network is not run: neither download nor read its weights.
     without_weights = [*arguments, "--model.weights=null"]
     cli = _ObjectsCLI(without_weights, show_augmentations, given, trainer)
-    callbacks = cli.trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, Augmentation):
+            callback.setup(cli.trainer, cli.model, "fit")
     show_augmentations(cli.datamodule, callbacks, cli.model.class_names, **cli.options)
 
 
@@ -262,6 +275,11 @@ def _function(module: str, arguments: Sequence[str]) -> None:
 _RESNET = "--config lightning_train/configs/resnet152.yaml --data.root /path/to/data"
 _COMMANDS = {
     "fit": _Command("Train a network.", f"fit {_RESNET} --trainer.max_epochs 3", _lightning),
+    "fit-within": _Command(
+        "Train a network for so many minutes, a whole number of cycles.",
+        f"fit-within --minutes 18 {_RESNET}",
+        _fit_within,
+    ),
     "validate": _Command(
         "Score a checkpoint on the validation split, and write its report.",
         f"validate {_RESNET} --ckpt_path runs/…/best.ckpt",
@@ -289,6 +307,11 @@ _COMMANDS = {
         "Quantise a checkpoint and package it as a .mar.",
         "archive --checkpoint runs/…/best.ckpt --version 1.1 --data /path/to/data",
         partial(_function, "lightning_train.archive"),
+    ),
+    "export-weights": _Command(
+        "Write a checkpoint's weights as safetensors, to start other runs from.",
+        "export-weights --checkpoint runs/…/best.ckpt --out model_store/weights",
+        partial(_function, "lightning_train.trained"),
     ),
     "evaluate": _Command(
         "Score a .mar through the worker's own code.",

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 from pytorch_lightning.plugins import CheckpointIO
 
-from lightning_train.callbacks import CleanExit, RunReport, StopOnNonFiniteLoss
+from lightning_train.callbacks import CleanExit, RunRecord, RunReport, StopOnNonFiniteLoss
 from lightning_train.callbacks.failures import AtomicCheckpointIO, LastCheckpoint
 
 __all__ = ["with_defaults"]
@@ -55,12 +55,12 @@ def _list(value: Any) -> list[Any]:
 
 
 def _callbacks(settings: Mapping[str, Any]) -> list[Callback]:
-    """A report, a checkpoint of the best epoch, rates in the log, a progress bar."""
+    """A report, a record, a checkpoint of the best epoch, rates in the log, a progress bar."""
     wanted: list[Callback] = [RunReport()]
     if settings.get("enable_checkpointing") is not False:
         wanted.append(ModelCheckpoint(filename="best", monitor="val/top1", mode="max"))
     if settings.get("logger") is not False:
-        wanted.append(LearningRateMonitor(logging_interval="step"))
+        wanted += [LearningRateMonitor(logging_interval="step"), RunRecord()]
     if settings.get("enable_progress_bar") is not False:
         wanted.append(RichProgressBar())
     return wanted

@@ -37,50 +37,72 @@ class CyclicSchedule(Schedule):
 
     Momentum, where the optimiser has one (SGD), is cycled against the rate; AdamW has none. A run
     of a whole number of cycles ends at a minimum, where the weights are at their best; any other
-    length is warned of.
+    length is warned of. With `cycles` instead of lengths it always does, however long it is.
 
     Args:
-        step_size_up: epochs from base to maximum; Smith's half cycle, 2 to 10 epochs.
+        step_size_up: epochs from base to maximum; Smith's half cycle, 2 to 10 epochs. None for 4,
+            or what `cycles` makes of it.
         step_size_down: epochs back to the base; None for as many as up.
         mode: `triangular` (constant amplitude), `triangular2` (halved every cycle) or `exp_range`
             (shrunk by `gamma` every epoch).
         gamma: factor per epoch for `exp_range`; applied in every step.
         base_lr_fraction: the base rate as a fraction of the maximum.
         base_momentum: momentum at the maximum rate; the optimiser's own holds at the base.
+        cycles: so many over the whole run, instead of lengths in epochs.
+        up_fraction: with `cycles`, the part of each in which the rate rises.
     """
 
     def __init__(
         self,
-        step_size_up: float = 4.0,
+        step_size_up: float | None = None,
         step_size_down: float | None = None,
         mode: Literal["triangular", "triangular2", "exp_range"] = "triangular2",
         gamma: float = 1.0,
         base_lr_fraction: float = 0.04,
         base_momentum: float = 0.85,
+        cycles: int | None = None,
+        up_fraction: float = 0.5,
     ) -> None:
-        self.step_size_up = step_size_up
-        self.step_size_down = step_size_up if step_size_down is None else step_size_down
+        lengths = [size for size in (step_size_up, step_size_down) if size is not None]
+        if min(lengths, default=1) <= 0:
+            raise ValueError("step_size_up and step_size_down are epochs: give more than 0")
+        if cycles is not None and lengths:
+            raise ValueError("give step_size_up and step_size_down, or cycles, not both")
+        if (cycles is not None and cycles < 1) or not 0 < up_fraction < 1:
+            raise ValueError("cycles is 1 or more, and up_fraction a part of one: above 0, below 1")
+        self.step_size_up = 4.0 if step_size_up is None else step_size_up
+        self.step_size_down = self.step_size_up if step_size_down is None else step_size_down
         self.mode = mode
         self.gamma = gamma
         self.base_lr_fraction = base_lr_fraction
         self.base_momentum = base_momentum
-        if min(self.step_size_up, self.step_size_down) <= 0:
-            raise ValueError("step_size_up and step_size_down are epochs: give more than 0")
+        self.cycles = cycles
+        self.up_fraction = up_fraction
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> CyclicLR:
         """torch's CyclicLR over this run's steps."""
-        self._warn_of_an_unfinished_cycle(epochs)
+        up, down = self._steps(steps_per_epoch, epochs)
         max_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         return CyclicLR(
             optimizer,
             base_lr=[lr * self.base_lr_fraction for lr in max_lrs],
             max_lr=max_lrs,
-            step_size_up=max(round(self.step_size_up * steps_per_epoch), 1),
-            step_size_down=max(round(self.step_size_down * steps_per_epoch), 1),
+            step_size_up=up,
+            step_size_down=down,
             mode=self.mode,
             gamma=self.gamma ** (1 / steps_per_epoch),
             **_momentum_cycle(optimizer, self.base_momentum),
         )
+
+    def _steps(self, steps_per_epoch: int, epochs: float) -> tuple[int, int]:
+        """Steps of the way up and of the way down, 1 or more each."""
+        if self.cycles is None:
+            self._warn_of_an_unfinished_cycle(epochs)
+            up, down = self.step_size_up * steps_per_epoch, self.step_size_down * steps_per_epoch
+            return max(round(up), 1), max(round(down), 1)
+        cycle = _total_steps(steps_per_epoch, epochs) // self.cycles
+        up = min(max(round(cycle * self.up_fraction), 1), max(cycle - 1, 1))
+        return up, max(cycle - up, 1)
 
     def _warn_of_an_unfinished_cycle(self, epochs: float) -> None:
         if math.isinf(epochs):

@@ -202,6 +202,28 @@ def test_training_photos_grow_with_the_epochs(toy_root: Path, tmp_path: Path) ->
     assert [image.shape[-1] for image in recorder.train] == [16] * 12 + [32] * 6
 
 
+@pytest.mark.parametrize(
+    ("epochs", "sizes"),
+    [(4, [16, 16, 24, 32]), (1, [16]), (2, [16, 24]), (8, [16, 16, 16, 16, 24, 24, 32, 32])],
+)
+def test_sizes_by_parts_of_the_run_follow_its_length(
+    epochs: int, sizes: list[int], toy_root: Path, tmp_path: Path
+) -> None:
+    zoom = ZoomAugmentation({0: 16, 0.5: 24, 0.75: 32})
+    assert zoom.sizes_of(epochs) == sizes
+    recorder = Recorder()
+    trainer = toy_trainer(tmp_path, epochs, zoom, recorder)
+    trainer.limit_train_batches = 1
+    trainer.fit(toy_model(), toy_data(toy_root))
+    assert [image.shape[-1] for image in recorder.train] == sizes
+
+
+def test_sizes_by_parts_of_a_run_without_an_end_are_refused(toy_root: Path, tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, -1, ZoomAugmentation({0: 16, 0.5: 24}))
+    with pytest.raises(ValueError, match=r"\[0.5\] of the run need its length"):
+        trainer.fit(toy_model(), toy_data(toy_root))
+
+
 def test_a_run_resumed_within_an_epoch_has_the_epochs_size(toy_root: Path, tmp_path: Path) -> None:
     every_step = pl.callbacks.ModelCheckpoint(
         tmp_path, filename="{step}", every_n_train_steps=8, save_top_k=-1
@@ -219,6 +241,7 @@ def test_a_run_resumed_within_an_epoch_has_the_epochs_size(toy_root: Path, tmp_p
     [
         (lambda: ZoomAugmentation({1: 32}), "epoch 0"),
         (lambda: ZoomAugmentation({0: 32}, min_area=0), "min_area"),
+        (lambda: ZoomAugmentation({0: 32, 1.5: 64}), "parts of the run"),
         (lambda: GeometricAugmentation(flip=1.5), "flip is a probability"),
         (lambda: ColorAugmentation(hue=0.7), "hue is the largest change"),
         (lambda: ErasingAugmentation(area=(0.3, 0.1)), "area"),

@@ -58,6 +58,44 @@ def test_a_run_of_whole_cycles_ends_at_a_minimum() -> None:
     assert values[STEPS] == values[5 * STEPS] == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("cycles", "epochs"), [(1, 7), (2, 6), (3, 40)])
+def test_so_many_cycles_end_at_a_minimum_however_long_the_run_is(
+    cycles: int, epochs: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    schedule = CyclicSchedule(
+        mode="triangular", base_lr_fraction=0.1, cycles=cycles, up_fraction=0.25
+    )
+    values = rates(schedule, epochs)
+    cycle = epochs * STEPS // cycles
+    tops = [number * cycle + round(cycle / 4) for number in range(cycles)]
+    assert [values[top] for top in tops] == pytest.approx([1.0] * cycles)
+    assert [values[number * cycle] for number in range(cycles)] == pytest.approx([0.1] * cycles)
+    # A rounded cycle may be over a step or two before the run.
+    assert values[cycles * cycle - 1] == pytest.approx(0.1, abs=2 / cycle)
+    assert not recwarn
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"step_size_up": 0}, "more than 0"),
+        ({"step_size_up": 2, "cycles": 1}, "not both"),
+        ({"step_size_down": 2, "cycles": 1}, "not both"),
+        ({"cycles": 0}, "1 or more"),
+        ({"cycles": 1, "up_fraction": 1.0}, "part of one"),
+    ],
+)
+def test_lengths_that_make_no_cycle_are_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CyclicSchedule(**arguments)
+
+
+def test_cycles_of_a_run_without_an_end_are_refused() -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(ValueError, match="max_epochs"):
+        CyclicSchedule(cycles=1).build(optimizer, STEPS, math.inf)
+
+
 @pytest.mark.parametrize(
     ("epochs", "advice"), [(10, "8 or 16"), (3, "max_epochs 8 "), (8, None), (16, None)]
 )

@@ -18,8 +18,8 @@ from lightning_train.resuming import resume_command
 from lightning_train.user_errors import user_message
 
 COMMANDS = (
-    "fit", "validate", "test", "lr-range-test", "show-augmentations", "ablation", "archive",
-    "evaluate", "show-explanations",
+    "fit", "fit-within", "validate", "test", "lr-range-test", "show-augmentations", "ablation",
+    "archive", "evaluate", "show-explanations", "export-weights",
 )  # fmt: skip
 CALLBACKS = "lightning_train.callbacks"
 
@@ -237,7 +237,8 @@ def test_help_is_one_screen_with_an_example(
     said = capsys.readouterr().out
     assert len(said.splitlines()) < 45
     assert f"example: python -m lightning_train {command} " in said
-    assert ("--photos" if command == "show-explanations" else "--data") in said
+    needed = {"show-explanations": "--photos", "export-weights": "--checkpoint"}
+    assert needed.get(command, "--data") in said
 
 
 def test_all_settings_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,10 @@ from lightning_train.callbacks.augmentation import (
     ZoomAugmentation,
 )
 from lightning_train.callbacks.averaging import EMA
+from lightning_train.callbacks.export_weights import ExportWeights
 from lightning_train.callbacks.failures import CleanExit, StopOnNonFiniteLoss
 from lightning_train.callbacks.freezing import FreezeStages
+from lightning_train.callbacks.run_record import RunRecord
 from lightning_train.callbacks.run_report import RunReport
 
 __all__ = [
@@ -25,12 +27,14 @@ __all__ = [
     "ColorAugmentation",
     "CutMixAugmentation",
     "ErasingAugmentation",
+    "ExportWeights",
     "FramingAugmentation",
     "FreezeStages",
     "GeometricAugmentation",
     "MixupAugmentation",
     "QualityAugmentation",
     "RandAugmentation",
+    "RunRecord",
     "RunReport",
     "StopOnNonFiniteLoss",
     "TrivialAugmentation",
