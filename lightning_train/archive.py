@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,13 +30,15 @@ from lightning_train.evaluation.scenes import score_scenes
 from lightning_train.export import (
     class_weights,
     float_logits,
-    load_classifier,
     write_openvino,
     write_torch,
 )
 from lightning_train.known_score import cross_fitted, fit_known_score
 from lightning_train.model_card import model_card
 from lightning_train.packaging import MODEL_NAME, package
+from lightning_train.run_history import read_runs
+from lightning_train.starting_weights import sha256
+from lightning_train.trained import load_classifier
 
 __all__ = ["archive"]
 
@@ -51,6 +52,7 @@ def archive(
     data: Path,
     out: Path = Path("model_store/car_identifier.mar"),
     recipe: Path | None = None,
+    runs: list[Path] | None = None,
     engine: EngineName = "openvino",
     calibration_photos: int = 600,
     precision: float = 0.95,
@@ -63,14 +65,15 @@ def archive(
     saw, set the temperature and the verdict's threshold, and measure the engine as packaged.
 
     Args:
-        checkpoint: what `fit` wrote, e.g. runs/NAME/checkpoints/best.ckpt.
+        checkpoint: best.ckpt of a `fit`, or what `export-weights` wrote.
         version: version of the archive, e.g. 1.1.
         data: the data set it was trained on. With a folder `not_cars` in it, of photos of
             anything else, the archive learns to say `not_a_car` and to find a car on a larger
             scene; with `unseen_cars`, of cars that are none of the classes, the score that tells
             them best is chosen.
-        out: the archive to write; the model card gets its name with .md.
+        out: archive to write; its model card gets its name with .md.
         recipe: the configuration it was trained with, quoted in the model card.
+        runs: log folders (or run.json) of the runs that led to it, for the model card.
         engine: `openvino` quantises to 8 bits, for CPUs; `torch` is for CUDA GPUs.
         calibration_photos: training photos that set the ranges of the 8-bit numbers.
         precision: share of `identified` answers that shall be right, for cars the model knows.
@@ -78,6 +81,7 @@ def archive(
         scenes: how many to compose of cars and `not_cars`, to learn where on them a car is.
     """
     recipe_text = recipe.read_text(encoding="utf-8") if recipe else None
+    history = read_runs(runs or ())
     model = load_classifier(checkpoint)
     train, val = read_dataset(data, "train"), read_dataset(data, "val")
     names = [label.label for label in val.labels]
@@ -121,12 +125,13 @@ def archive(
             known=known,
             selfcheck_atol=_selfcheck_tolerance(engine, logits),
             provenance={
-                "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                "checkpoint_sha256": sha256(checkpoint),
                 "data": _data_set(val.labels),
                 "classes": len(names),
                 "training_photos": len(train.samples),
                 "validation_photos": len(val.samples),
                 "built": datetime.now(UTC).isoformat(timespec="seconds"),
+                **({"runs": history} if history else {}),
             },
         )
         manifest.write(content / "model.json")

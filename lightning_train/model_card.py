@@ -7,6 +7,7 @@ from typing import Any
 
 from handler.manifest import ModelManifest
 from lightning_train.evaluation.report import figure_name, format_figure
+from lightning_train.run_history import history_table
 
 __all__ = ["model_card"]
 
@@ -56,7 +57,7 @@ others, both ways:
 - Deciding anything about a person. It reads no number plates and knows no owners.
 
 ## How it was made
-
+{history}
 ```yaml
 {recipe}
 ```
@@ -136,6 +137,7 @@ def model_card(
     figures = manifest.metrics
     outside, scenes = figures["outside"], figures.get("scenes")
     detector = "not_cars" in outside
+    runs = manifest.provenance.get("runs", [])
     computes_in = next(n for n in figures["validation"] if f"{n}_float_agreement" in figures)
     engine_facts = {
         "computes_in": computes_in,
@@ -164,6 +166,7 @@ def model_card(
         outside=_OUTSIDE.format(table=_markdown_table(outside)) if outside else "",
         scenes=_SCENES.format(table=_markdown_table(scenes)) if scenes else "",
         recipe=(recipe or "# not recorded").strip(),
+        history=f"\n{history_table(runs)}\n" if runs else "",
         **manifest.provenance,
     )
 

@@ -27,7 +27,9 @@ from lightning_train.archive import archive
 from lightning_train.callbacks import ZoomAugmentation
 from lightning_train.data import DatasetError, load_crop, read_dataset
 from lightning_train.evaluation.evaluate import evaluate, examine_images
-from lightning_train.export import float_logits, load_classifier
+from lightning_train.export import float_logits
+from lightning_train.run_history import read_runs
+from lightning_train.trained import load_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,11 +56,23 @@ def checkpoint(toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "toy.ckpt"
 
 
+def write_run(folder: Path) -> Path:
+    """A log folder with the record of a run."""
+    folder.mkdir(parents=True)
+    run = {
+        "network": "resnet18", "device": "1 × cpu (toy)", "epochs": 6, "minutes": 12.3,
+        "photos_per_second": 4321.5, "sizes": [16, 32], "last": {"val_top1": 0.9876},
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def mar(checkpoint: Path, toy_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("store") / "car_identifier.mar"
     recipe = ROOT / "lightning_train/configs/efficientnet_lite0_cpu.yaml"
-    archive(checkpoint, "2.5", toy_root, out, recipe, calibration_photos=20, scenes=48)
+    runs = [write_run(out.parent / "1_small"), write_run(out.parent / "2_large/logs/version_3")]
+    archive(checkpoint, "2.5", toy_root, out, recipe, runs, calibration_photos=20, scenes=48)
     return out
 
 
@@ -326,3 +340,20 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, toy_root: Path) -
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"broken\.ckpt is no checkpoint"):
         archive(path, "2.5", toy_root, tmp_path / "x.mar")
+
+
+def test_the_model_card_tells_of_the_runs_that_led_to_it(mar: Path) -> None:
+    card = mar.with_suffix(".md").read_text(encoding="utf-8")
+    row = "resnet18 | 16 → 32 | 6 | 12 | 4,322 | 1 × cpu (toy) | 98.76 % |"
+    assert f"| 1_small | {row}\n| 2_large | {row}\n" in card
+    with zipfile.ZipFile(mar) as content:
+        provenance = json.loads(content.read("model.json"))["provenance"]
+    assert [run["run"] for run in provenance["runs"]] == ["1_small", "2_large"]
+
+
+def test_a_run_without_a_record_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no .*run\.json"):
+        read_runs([tmp_path])
+    (tmp_path / "run.json").write_text('{"network": "resnet18"}')
+    with pytest.raises(ValueError, match="is no record of a run"):
+        read_runs([tmp_path / "run.json"])
