@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -118,6 +119,11 @@ class CarClassifier(pl.LightningModule):
         logits: Tensor = network(self.normalize(images))
         return logits
 
+    def prepare_data(self) -> None:
+        """Read the teachers before any photo is decoded."""
+        if self.distillation is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            self.distillation.read(self.class_names)
+
     def setup(self, stage: str) -> None:
         """Compile in place, so that the weights keep their names."""
         if self.compiled and stage == "fit":
@@ -126,10 +132,11 @@ class CarClassifier(pl.LightningModule):
             self.network.compile(dynamic=False)
 
     def on_fit_start(self) -> None:
-        """Read the teachers, and hook the norms that SyncBatchNorm may have replaced."""
+        """Bring the teachers here, and hook the norms that SyncBatchNorm may have replaced."""
         self.network.hook_residual_branches()
         if self.distillation is not None:
-            self.distillation.load(self.class_names, self.device)
+            self.distillation.read(self.class_names)  # of the processes that prepare nothing
+            self.distillation.prepare(self.device, self.compiled)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """One step; the augmentation callbacks have already changed the batch."""

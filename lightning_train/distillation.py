@@ -22,28 +22,41 @@ class Distillation:
     """Teachers, and how much they have to say.
 
     Args:
-        teachers: checkpoints of this trainer; several are averaged.
+        teachers: checkpoints of this trainer, or folders of float weights; several are averaged.
         weight: share of the teachers' word in the loss, 0…1; the rest is the labels'.
         temperature: softens both sides' probabilities (arXiv 1503.02531, section 2).
+        max_size: side in pixels that no teacher's view exceeds; None for each its own. Where the
+            student trains on small photos, large teachers cost more than it does.
     """
 
-    def __init__(self, teachers: list[str], weight: float = 0.9, temperature: float = 2.0) -> None:
+    def __init__(
+        self,
+        teachers: list[str],
+        weight: float = 0.9,
+        temperature: float = 2.0,
+        max_size: int | None = None,
+    ) -> None:
         if not teachers:
-            raise ValueError("distillation needs a teacher: a checkpoint of this trainer")
+            raise ValueError(
+                "distillation needs a teacher: a checkpoint of this trainer, or float weights"
+            )
         if not 0 <= weight <= 1 or temperature <= 0:
             raise ValueError("distillation: weight lies in 0…1, temperature is more than 0")
+        if max_size is not None and max_size < 32:
+            raise ValueError("distillation: max_size is a side in pixels, 32 or more")
         self.teachers = teachers
         self.weight = weight
         self.temperature = temperature
+        self.max_size = max_size
         self._models: list[CarClassifier] = []
 
-    def load(self, class_names: Sequence[str], device: torch.device) -> None:
-        """Read the teachers and move them to the device, once.
+    def read(self, class_names: Sequence[str]) -> None:
+        """Read the teachers, once.
 
         Raises:
             ValueError: no such checkpoint, or one with other classes.
         """
-        from lightning_train.export import load_classifier  # needs the classifier, which needs us
+        from lightning_train.trained import load_classifier  # needs the classifier, which needs us
 
         if self._models:
             return
@@ -53,23 +66,35 @@ class Distillation:
                 raise ValueError(
                     f"the teacher {path} knows other classes than the data set: train one on it"
                 )
-            self._models.append(model.requires_grad_(False).to(device))
+            self._models.append(model.requires_grad_(False))
+
+    def prepare(self, device: torch.device, compile: bool = False) -> None:
+        """Move the teachers to the device, and compile them if the student is compiled too."""
+        for model in self._models:
+            model.to(device)
+            if compile:
+                model.network.compile(dynamic=False)
 
     @torch.no_grad()
     def teach(self, images: Tensor) -> Tensor:
         """The teachers' mean softened probabilities [N, C] of pixels [N, 3, H, W].
 
-        Each teacher gets the view at the size it was made for, and normalised its own way.
+        Each teacher gets the view at the size it was made for (`max_size` at most), and normalised
+        its own way.
         """
         if images.dtype == torch.uint8:
             images = images.float() / 255
+        views = {images.shape[-1]: images}
         answers = []
         for model in self._models:
-            size = (model.hparams["size"],) * 2
-            view = images
-            if view.shape[-2:] != size:
-                view = nn.functional.interpolate(view, size, mode="bilinear", antialias=True)
-            answers.append((model(view).float() / self.temperature).softmax(1))
+            side = min(model.hparams["size"], self.max_size or model.hparams["size"])
+            if side not in views:
+                views[side] = nn.functional.interpolate(
+                    images, (side, side), mode="bilinear", antialias=True
+                )
+            # Not through the model's `forward`, which would pass a compiled network by.
+            logits = model.network(model.normalize(views[side]))
+            answers.append((logits.float() / self.temperature).softmax(1))
         return torch.stack(answers).mean(0)
 
     def loss(self, logits: Tensor, images: Tensor, loss_of_labels: Tensor) -> Tensor:

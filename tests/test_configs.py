@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 from toy_cars import write_devkit
-from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.ablation import read_experiment
 from lightning_train.cli import main
@@ -38,11 +37,6 @@ def test_a_configuration_trains_as_it_stands(config: Path, toy_root: Path, tmp_p
         # Small, without a download and without minutes of compiling; all else as configured.
         *("--data.size=32", "--data.batch_size=2", "--model.weights=null", "--model.compile=false"),
     ]
-    if config.stem.endswith("distilled"):
-        trainer = toy_trainer(tmp_path, 1)
-        trainer.fit(toy_model(), toy_data(toy_root))
-        trainer.save_checkpoint(tmp_path / "teacher.ckpt")
-        command.append(f"--model.distillation.teachers=[{tmp_path / 'teacher.ckpt'}]")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_the_teacher_stays_as_it_is_and_out_of_the_checkpoint(
 def test_the_loss_is_hintons(teacher: Path) -> None:
     names = toy_model().class_names
     distillation = Distillation([str(teacher)], weight=0.75, temperature=3)
-    distillation.load(names, torch.device("cpu"))
+    distillation.read(names)
     images = torch.randint(0, 255, (5, 3, 48, 48), dtype=torch.uint8)
     logits = torch.randn(5, 3)
     with torch.no_grad():
@@ -88,10 +89,57 @@ def test_the_loss_is_hintons(teacher: Path) -> None:
     assert distillation.teach(small).shape == (5, 3)
 
 
+def test_no_teacher_sees_more_than_the_largest_view(teacher: Path) -> None:
+    seen = []
+    distillation = Distillation([str(teacher)], max_size=40)
+    distillation.read(toy_model().class_names)
+    distillation._models[0].network.register_forward_pre_hook(
+        lambda _, arguments: seen.append(arguments[0].shape[-1])
+    )
+    images = torch.randint(0, 255, (2, 3, 32, 32), dtype=torch.uint8)
+    distillation.teach(images)
+    distillation.max_size = 64  # more than the teacher was made for
+    distillation.teach(images)
+    assert seen == [40, 48]
+
+
+def test_a_compiled_student_has_compiled_teachers(
+    teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distillation = Distillation([str(teacher)])
+    distillation.read(toy_model().class_names)
+    images = torch.randint(0, 255, (2, 3, 48, 48), dtype=torch.uint8)
+    exact = distillation.teach(images)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = partial(torch.nn.Module.compile, backend=backend)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **kw: compiled(self, **kw))
+    distillation.prepare(torch.device("cpu"), compile=True)
+    assert torch.allclose(distillation.teach(images), exact, atol=1e-5)
+    assert graphs
+
+
+def test_a_missing_teacher_is_noticed_before_photos_are_decoded(
+    toy_root: Path, tmp_path: Path
+) -> None:
+    data = toy_data(toy_root)
+    student = toy_model(distillation=Distillation([str(tmp_path / "gone.ckpt")]))
+    with pytest.raises(ValueError, match=r"gone\.ckpt"):
+        toy_trainer(tmp_path, 1).fit(student, data)
+    assert not data._photos
+    toy_trainer(tmp_path, 1).validate(student, data, verbose=False)  # which needs no teacher
+
+
 def test_a_teacher_of_other_cars_is_refused(teacher: Path) -> None:
     with pytest.raises(ValueError, match="knows other classes"):
-        Distillation([str(teacher)]).load(["a", "b", "c"], torch.device("cpu"))
+        Distillation([str(teacher)]).read(["a", "b", "c"])
     with pytest.raises(ValueError, match=r"no checkpoint .*gone\.ckpt"):
-        Distillation(["gone.ckpt"]).load(["a"], torch.device("cpu"))
+        Distillation(["gone.ckpt"]).read(["a"])
     with pytest.raises(ValueError, match="needs a teacher"):
         Distillation([])
+    with pytest.raises(ValueError, match="max_size"):
+        Distillation([str(teacher)], max_size=3)
