@@ -97,11 +97,10 @@ archive: ## package a checkpoint, with its model card: CHECKPOINT=….ckpt VERSI
 	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
 		--data '$(DATA)' $(if $(ENGINE),--engine '$(ENGINE)') $(if $(CONFIG),--recipe '$(CONFIG)') $(ARGS)
 
-export-weights: ## write a checkpoint's weights as safetensors, to start other runs from: CHECKPOINT=….ckpt [OUT=model_store/weights]
+export-weights: ## write a checkpoint's weights as safetensors, to start other runs from: CHECKPOINT=….ckpt [OUT=folder]
 	$(call require,CHECKPOINT,$(example_weights))
 	$(set_up) train
-	@$(VENV) -m lightning_train export-weights --checkpoint '$(CHECKPOINT)' \
-		--out '$(or $(OUT),model_store/weights)' $(ARGS)
+	@$(VENV) -m lightning_train export-weights --checkpoint '$(CHECKPOINT)' $(if $(OUT),--out '$(OUT)') $(ARGS)
 
 show-explanations: ## draw where an archive looks on photos: ARCHIVE=model_store/….mar PHOTOS=folder
 	$(call require,ARCHIVE PHOTOS,$(example_explanations))

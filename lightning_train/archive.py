@@ -73,7 +73,7 @@ def archive(
             them best is chosen.
         out: archive to write; its model card gets its name with .md.
         recipe: the configuration it was trained with, quoted in the model card.
-        runs: log folders (or run.json) of the runs that led to it, for the model card.
+        runs: [A,B], log folders of the runs that led to it.
         engine: `openvino` quantises to 8 bits, for CPUs; `torch` is for CUDA GPUs.
         calibration_photos: training photos that set the ranges of the 8-bit numbers.
         precision: share of `identified` answers that shall be right, for cars the model knows.

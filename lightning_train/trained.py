@@ -31,19 +31,19 @@ def load_classifier(checkpoint: str | Path) -> CarClassifier:
     return model.eval()
 
 
-def export_weights(
-    checkpoint: Path, out: Path = Path("model_store/weights"), shard_mb: int = 90
-) -> None:
+def export_weights(checkpoint: Path, out: Path | None = None, shard_mb: int = 90) -> None:
     """Write a checkpoint's weights in half precision, as a folder of safetensors.
 
     `fit` starts from such a folder with --model.weights, `archive` packages it.
 
     Args:
         checkpoint: what `fit` wrote, e.g. runs/NAME/checkpoints/best.ckpt.
-        out: the folder to write; an earlier one of weights is replaced.
+        out: the folder to write, where earlier weights are replaced; by default
+            model_store/weights/ and the network's name.
         shard_mb: how much of the weights one file may hold, in MB.
     """
     model = load_classifier(checkpoint)
+    out = out or Path("model_store/weights") / model.hparams["network"]
     write_weights(model, out, shard_mb)
     files = weight_files(out)
     size = sum(file.stat().st_size for file in files) / 1e6
