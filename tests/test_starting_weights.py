@@ -60,18 +60,18 @@ def test_the_command_writes_what_a_run_starts_from(
     command = ["export-weights", "--checkpoint", str(checkpoint), "--shard_mb", "10"]
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert said == "model_store/weights: resnet18 of 3 classes, 5 files, 22.4 MB\n"
+    assert said == "model_store/weights/resnet18: resnet18 of 3 classes, 5 files, 22.4 MB\n"
     config = str(write_settings(tmp_path / "toy.yaml", toy_settings(toy_root)))
     fit = ["fit", "--config", config, "--trainer.fast_dev_run=true"]
-    assert main([*fit, "--model.weights", "model_store/weights"]) == 0
+    assert main([*fit, "--model.weights", "model_store/weights/resnet18"]) == 0
 
-    assert main([*fit, "--ckpt_path", "model_store/weights"]) == 2
+    assert main([*fit, "--ckpt_path", "model_store/weights/resnet18"]) == 2
     said = capsys.readouterr().err
     assert "holds weights alone, no run to go on with: use --model.weights model_store" in said
     assert len(said.strip().splitlines()) == 1
 
-    (tmp_path / "model_store/weights" / SHARDS[1]).unlink()
-    assert main([*fit, "--model.weights", "model_store/weights"]) == 1
+    (tmp_path / "model_store/weights/resnet18" / SHARDS[1]).unlink()
+    assert main([*fit, "--model.weights", "model_store/weights/resnet18"]) == 1
     said = capsys.readouterr().err
     assert f"{SHARDS[1]} is missing" in said
     assert len(said.strip().splitlines()) == 1
