@@ -76,3 +76,12 @@ def test_what_is_no_shallower_kin_is_refused(had: str, wanted: str, tmp_path: Pa
     start = checkpoint(build_network(had, 3), tmp_path / "start.ckpt")
     with pytest.raises(ValueError, match=f"holds no {wanted}"):
         build_network(wanted, 3, weights=start)
+
+
+@pytest.mark.parametrize("lost", ["stages.0.1.running_mean", "stages.3.1.bn1.weight"])
+def test_weights_with_a_gap_do_not_grow(lost: str, tmp_path: Path) -> None:
+    small = build_network("resnet18", classes=3)
+    state = {f"network.{key}": value for key, value in small.state_dict().items() if key != lost}
+    torch.save({"state_dict": state}, tmp_path / "small.ckpt")
+    with pytest.raises(ValueError, match="holds no resnet34"):
+        build_network("resnet34", 3, weights=str(tmp_path / "small.ckpt"))
