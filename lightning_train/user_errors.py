@@ -60,15 +60,22 @@ def user_message(error: Exception) -> str | None:
         )
     if isinstance(error, OSError) and (is_disk_full(error) or error.filename):
         return str(error)
-    if isinstance(error, ValueError) and _is_refusal(error):
-        return str(error)
+    if isinstance(error, ValueError):
+        # What a class of the configuration refuses comes wrapped, once for each type it could be.
+        while isinstance(error.__cause__, ValueError) and _raised_in(error, "jsonargparse"):
+            error = error.__cause__
+        return str(error) if _is_refusal(error) else None
     return None
+
+
+def _raised_in(error: Exception, *modules: str) -> bool:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(modules)
 
 
 def _is_refusal(error: ValueError) -> bool:
     """Whether a `raise` of our own, or of the trainer's, made it: Python's own is a bug."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if not frames or not str(frames[-1].f_globals.get("__name__")).startswith(_REFUSING):
+    if not _raised_in(error, *_REFUSING):
         return False
     line = traceback.extract_tb(error.__traceback__)[-1].line
     return line is not None and line.startswith("raise")

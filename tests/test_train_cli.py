@@ -124,6 +124,32 @@ def test_a_wrong_key_in_a_file_names_the_right_one(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["--model.schedule.init_args.step_size_up", "0"], "step_size_down are epochs: give more"),
+        (["--model.schedule.init_args.cycles", "2"], "step_size_down, or cycles, not both"),
+        (
+            ["--model.distillation", "{teachers: [a.ckpt], weight: 3}"],
+            "distillation: weight lies in 0…1",
+        ),
+        (
+            ["--trainer.callbacks", f"[{{class_path: {CALLBACKS}.EMA, init_args: {{decay: 2}}}}]"],
+            "decay is at least 0 and below 1",
+        ),
+    ],
+    ids=lambda it: it if isinstance(it, str) else it[0],
+)
+def test_a_value_that_a_class_refuses_is_said_in_its_words(
+    arguments: list[str], answer: str, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", str(config), *arguments]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert answer in said.splitlines()[0]
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
     ("text", "answer"),
     [("model: {dropout: 0", "wrong.yaml, line 1"), ("only words", "holds no settings")],
 )
