@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import math
 import shlex
 import time
@@ -17,7 +18,6 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -179,20 +179,12 @@ def fit_within(arguments: Sequence[str]) -> None:
             "measuring and the reserve, and an epoch takes longer"
         )
     # Should it be slower than it promised, an unfinished cycle is better than nothing at all.
-    limit = timedelta(seconds=round(seconds + 30 * options.reserve))
-    lengths = {
-        "max_epochs": epochs, "check_val_every_n_epoch": every, "max_time": _dhms(limit),
-    }  # fmt: skip
+    limit = json.dumps({"seconds": round(seconds + 30 * options.reserve)})
+    lengths = {"max_epochs": epochs, "check_val_every_n_epoch": every, "max_time": limit}
     command = ["fit", *settings, *(f"--trainer.{name}={it}" for name, it in lengths.items())]
     print(f"{epochs} epochs in {seconds / 60:.1f} minutes: {shlex.join(command)}", flush=True)
     CarCLI(command)
     print(f"{(time.monotonic() - start) / 60:.1f} of {options.minutes:g} minutes used")
-
-
-def _dhms(time: timedelta) -> str:
-    """As Lightning reads it, DD:HH:MM:SS."""
-    minutes, seconds = divmod(time.seconds, 60)
-    return f"{time.days:02}:{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

@@ -8,6 +8,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info
 
+from lightning_train.classifier import CarClassifier
+from lightning_train.float_weights import refuse_loss, write_weights
+
 __all__ = ["ExportWeights"]
 
 
@@ -34,16 +37,11 @@ class ExportWeights(Callback):
         Raises:
             ValueError: it holds something else.
         """
-        from lightning_train.float_weights import refuse_loss
-
         if stage == "fit" and self.folder:
             refuse_loss(Path(self.folder))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write them, once the average is in the network."""
-        from lightning_train.classifier import CarClassifier
-        from lightning_train.float_weights import write_weights
-
         if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
             return
         if not isinstance(pl_module, CarClassifier):
