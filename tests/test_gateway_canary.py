@@ -52,7 +52,7 @@ def status(gateway: Gateway) -> dict[str, Any] | None:
 
 def status_when(gateway: Gateway, **expected: int) -> dict[str, Any]:
     """The canary's counts, once they are so or do not become so."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 10
     while True:
         now = status(gateway)
         assert now
@@ -160,10 +160,9 @@ class TestComparisons:
         self, gateway: Gateway, torchserve: StandInTorchServe, canary: Callable[[object], None]
     ) -> None:
         canary({"version": "1.1", "share": 1.0})
-        torchserve.slow["1.0"] = 1
-        start = time.monotonic()
+        torchserve.slow["1.0"] = 3
         versions(gateway, 1)
-        assert time.monotonic() - start < 0.9
+        assert status(gateway)["compared"] == 0
         assert status_when(gateway, compared=1)["compared"] == 1
 
     def test_nor_does_their_failure_touch_anyone(

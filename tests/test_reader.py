@@ -34,12 +34,10 @@ from handler.region import Box
 PREPROCESSING = TINY_MANIFEST.preprocessing
 
 
-def read(
-    *photos: bytes, reader: PhotoReader | None = None, seconds: float = 60
-) -> Sequence[View | PhotoError]:
+def read(*photos: bytes, reader: PhotoReader | None = None) -> Sequence[View | PhotoError]:
     reader = reader or PhotoReader(PREPROCESSING)
     wanted = [(data, None) for data in photos]
-    return reader.read(wanted, deadline=time.monotonic() + seconds)
+    return reader.read(wanted, deadline=time.monotonic() + 60)
 
 
 def colour(view: View | PhotoError) -> list[int]:
@@ -131,10 +129,12 @@ def test_photos_are_read_side_by_side() -> None:
 
 
 def test_photos_whose_turn_comes_too_late_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow_down(monkeypatch, seconds=0.3)
+    clock = Clock(monkeypatch, seconds_per_photo=0.3)
     reader = PhotoReader(PREPROCESSING, threads=1)
-    first, second, *others = read(*[photo(RED)] * 6, reader=reader, seconds=0.45)
+    wanted = [(photo(RED), None)] * 6
+    first, second, *others = reader.read(wanted, deadline=clock.monotonic() + 0.45)
     assert isinstance(first, View)
+    assert first.decode_ms == pytest.approx(300)
     assert isinstance(second, View), "begun in time, it is finished"
     for late in others:
         assert isinstance(late, PhotoTimeoutError)
@@ -142,15 +142,29 @@ def test_photos_whose_turn_comes_too_late_are_given_up(monkeypatch: pytest.Monke
         assert "Send this one again" in late.message
 
 
-def slow_down(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Every photo takes this long to decode."""
-    decode = OpenPhoto.decode
+class Clock:
+    """The worker's clock, on which nothing but decoding a photo takes time.
 
-    def slowly(photo: OpenPhoto) -> DecodedPhoto:
-        time.sleep(seconds)
-        return decode(photo)
+    Args:
+        monkeypatch: puts it in the place of `time` in the worker.
+        seconds_per_photo: how long each takes to decode.
+    """
 
-    monkeypatch.setattr(OpenPhoto, "decode", slowly)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds_per_photo: float) -> None:
+        self.now = 0.0
+        decode = OpenPhoto.decode
+
+        def slowly(photo: OpenPhoto) -> DecodedPhoto:
+            self.now += seconds_per_photo
+            return decode(photo)
+
+        monkeypatch.setattr(OpenPhoto, "decode", slowly)
+        monkeypatch.setattr("handler.reader.time", self)
+        monkeypatch.setattr("handler.identifier.time", self)
+
+    def monotonic(self) -> float:
+        """Seconds since its making."""
+        return self.now
 
 
 def test_a_batch_of_slow_photos_is_over_in_time_closer_looks_and_all(
@@ -160,10 +174,9 @@ def test_a_batch_of_slow_photos_is_over_in_time_closer_looks_and_all(
     identifier = CarIdentifier.from_directory(directory, threads=1)
     small = encode(scene((BLUE, (320, 240, 480, 360))))
     monkeypatch.setattr("handler.identifier.PATIENCE_S", 0.5)
-    slow_down(monkeypatch, seconds=0.2)
-    start = time.monotonic()
+    clock = Clock(monkeypatch, seconds_per_photo=0.2)
     results = identifier.identify([small] * 8)
-    assert time.monotonic() - start < 0.5 + 0.2 + 0.3
+    assert clock.now < 0.5 + 0.2
     answers = [result for result in results if isinstance(result, Answer)]
     assert len(answers) == 3
     assert {answer.region.source for answer in answers} == {"photo"}, "seen once is better than not"
