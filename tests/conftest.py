@@ -20,7 +20,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # commands that tests start.
 torch.set_num_threads(1)
 
-pytest_plugins = ["gateway_fixtures", "live_stack", "browser_fixtures", "public_gateway"]
+pytest_plugins = [
+    "gateway_fixtures",
+    "live_stack",
+    "serve_fixtures",
+    "browser_fixtures",
+    "public_gateway",
+]
 
 
 @pytest.fixture(scope="session")

@@ -1,75 +1,29 @@
-"""`make serve`: what stops it before it starts, and what it leaves behind."""
+"""`make serve`: what stops it before it starts, and what it says."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 from live_stack import (
     ROOT,
-    START_TIMEOUT,
-    STOP_TIMEOUT,
-    LiveStack,
-    descendants,
-    running_stack,
-    still_running,
-    wait_until_ready,
 )
+from serve_fixtures import serve_and_fail, settings
 
 from benchmarks.service import free_ports
 from deploy.announcement import announce
 from deploy.options import Options
-from deploy.process_group import ProcessGroup
-from deploy.serve import StopRequest, stop_all
-from deploy.services import effective_properties, start_gateway
+from deploy.services import effective_properties
 from deploy.torchserve import NoAnswerError, open_url
 from gateway.settings import Settings
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Path:
-    """A zip file that passes for an archive until a worker loads it."""
-    path = tmp_path / "car_identifier.mar"
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("MAR-INF/MANIFEST.json", "{}")
-    return path
-
-
-def serve_and_fail(
-    tmp_path: Path, command: tuple[str, ...] = ("-m", "deploy.serve"), **environ: str
-) -> str:
-    """Run the launcher to its end and return its one line of complaint."""
-    names = ("PORT", "INFERENCE_PORT", "MANAGEMENT_PORT", "METRICS_PORT")
-    ports = zip(names, free_ports(len(names)), strict=True)
-    settings = {f"CARID_{name}": str(port) for name, port in ports}
-    settings["CARID_RUN_DIR"] = str(tmp_path / "run")
-    finished = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, **settings, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert finished.returncode == 1
-    assert finished.stdout == "", "nothing was started"
-    assert finished.stderr.startswith("error: ")
-    assert finished.stderr.count("\n") == 1, finished.stderr
-    return finished.stderr
-
 
 # --- before anything is started ---------------------------------------------------------------
 
@@ -255,11 +209,6 @@ def test_the_metrics_are_listed_beside_the_configuration_that_names_them() -> No
     assert (ROOT / named).samefile(ROOT / "metrics.yaml")
 
 
-def settings(properties: str) -> dict[str, str]:
-    lines = (line.partition("=") for line in properties.splitlines() if not line.startswith("#"))
-    return {key: value for key, _, value in lines if key}
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -311,187 +260,3 @@ def test_bulk_where_it_is_left_out_says_where_it_is(tmp_path: Path) -> None:
     )
     assert run.returncode == 2
     assert "the container image has no bulk; a checkout of the repository has" in run.stderr
-
-
-# --- a service and all it starts --------------------------------------------------------------
-
-# A parent and a child, like TorchServe's script and its Java; the child's pid goes to the log.
-PARENT = """
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", {child!r}])
-print(child.pid, flush=True)
-{then}
-"""
-SLEEPS = "import time; time.sleep(600)"
-REFUSES_TO_STOP = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
-
-
-@pytest.mark.parametrize(
-    ("child", "then"),
-    [
-        pytest.param(SLEEPS, "child.wait()", id="both run"),
-        pytest.param(SLEEPS, "sys.exit(3)", id="the parent has ended"),
-        pytest.param(REFUSES_TO_STOP, "child.wait()", id="the child ignores SIGTERM"),
-    ],
-)
-def test_stopping_a_service_ends_its_children_too(tmp_path: Path, child: str, then: str) -> None:
-    code = PARENT.format(child=child, then=then)
-    log = tmp_path / "log"
-    group = ProcessGroup("family", [sys.executable, "-c", code], cwd=tmp_path, log=log, env={})
-    while not log.read_text().endswith("\n"):
-        time.sleep(0.05)
-    time.sleep(0.5)  # for the child to be in its sleep, or the parent gone
-    child_pid = int(log.read_text())
-    assert still_running({child_pid})
-    assert not group.is_gone()
-    group.stop(patience=1)
-    assert group.is_gone()
-    assert not still_running({child_pid})
-
-
-@pytest.mark.parametrize("answers", [True, False])
-def test_the_gateway_drains_only_where_photos_are_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # Ctrl-C stays pytest's
-    [port] = free_ports(1)
-    drain_s = 4 if answers else 60
-    options = Options.parse(
-        ["--port", str(port), "--run-dir", str(tmp_path), "--drain-s", str(drain_s)], {}
-    )
-    gateway = start_gateway(options)
-    try:
-        while not is_answered(f"{options.url}/healthz"):
-            assert gateway.exit_code is None, gateway.log_text()
-            time.sleep(0.1)
-        start = time.monotonic()
-        stop_all(options, [gateway], StopRequest(), answers=answers)
-        seconds = time.monotonic() - start
-    finally:
-        gateway.stop(0)
-    assert drain_s <= seconds if answers else seconds < 30
-
-
-def is_answered(url: str) -> bool:
-    try:
-        open_url(url)
-    except NoAnswerError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize(
-    ("ends", "told"),
-    [
-        ("sys.exit(0)", ""),
-        ("sys.exit(3)", " (exit code 3)"),
-        ("os.kill(os.getpid(), 9)", " (killed by signal 9)"),
-    ],
-)
-def test_how_a_service_ended_is_told_where_it_says_something(
-    tmp_path: Path, ends: str, told: str
-) -> None:
-    command = [sys.executable, "-c", f"import os, sys; {ends}"]
-    group = ProcessGroup("family", command, cwd=tmp_path, log=tmp_path / "log", env={})
-    while group.exit_code is None:
-        time.sleep(0.05)
-    assert group.how_it_ended() == told
-
-
-# --- the real thing ---------------------------------------------------------------------------
-
-
-@pytest.mark.live
-def test_announcement_has_a_line_to_paste(live_stack: LiveStack) -> None:
-    assert f"curl -F file=@photo.jpg {live_stack.url}/v1/identify" in live_stack.output
-
-
-@pytest.mark.live
-def test_torchserve_shows_the_metrics_that_the_repository_lists(live_stack: LiveStack) -> None:
-    named = settings((live_stack.run_dir / "config.properties").read_text())["metrics_config"]
-    beside = live_stack.run_dir / named
-    assert beside.read_text() == (ROOT / "metrics.yaml").read_text()
-    log = (live_stack.run_dir / "torchserve.log").read_text()
-    assert f"Successfully loaded metrics configuration from {beside}" in log
-
-
-@pytest.mark.live
-def test_tokens_are_for_their_owner_only(live_stack: LiveStack) -> None:
-    assert live_stack.key_file.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.live
-def test_second_launcher_in_the_same_directory_is_turned_away(
-    live_stack: LiveStack, tmp_path: Path
-) -> None:
-    line = serve_and_fail(tmp_path, CARID_RUN_DIR=str(live_stack.run_dir))
-    assert "already serving" in line
-    assert live_stack.key_file.exists(), "the tokens of the first are untouched"
-
-
-@pytest.mark.live
-def test_who_opens_it_to_others_is_shown_the_first_key_once(tmp_path: Path) -> None:
-    with running_stack(tmp_path, "--host", "0.0.0.0") as stack:
-        wait_until_ready(stack)
-        [key] = re.findall(r"carid_\S{43}", stack.output)
-        assert '-H "X-API-Key: $CARID_API_KEY"' in stack.output
-        labels = f"{stack.url}/v1/labels"
-        assert requests.get(labels, timeout=30).status_code == 401
-        assert requests.get(labels, headers={"X-API-Key": key}, timeout=30).status_code == 200
-        logs = [file.read_text("utf-8", "replace") for file in tmp_path.glob("*.log")]
-        assert len(logs) >= 2
-        assert not any(key in log for log in logs)
-
-
-@pytest.mark.live
-def test_when_a_service_dies_the_launcher_says_which_and_stops_the_other(tmp_path: Path) -> None:
-    with running_stack(tmp_path) as stack:
-        wait_until_ready(stack)
-        family = descendants(stack.process.pid)
-        gateway = next(pid for pid in family if "gateway" in command_line(pid))
-        os.kill(gateway, signal.SIGKILL)
-        assert stack.process.wait(STOP_TIMEOUT) == 1
-        assert "error: gateway ended by itself (killed by signal 9); " in stack.output
-        assert not still_running(family)
-
-
-def command_line(pid: int) -> str:
-    return subprocess.run(
-        ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True
-    ).stdout
-
-
-@pytest.mark.live
-def test_when_torchserve_dies_nobody_waits_for_balancers(tmp_path: Path) -> None:
-    with running_stack(tmp_path, "--drain-s", "100") as stack:
-        wait_until_ready(stack)
-        family = descendants(stack.process.pid)
-        os.kill(next(pid for pid in family if "ModelServer" in command_line(pid)), signal.SIGKILL)
-        assert stack.process.wait(STOP_TIMEOUT) == 1
-        assert "error: TorchServe ended by itself; the end of its log" in stack.output
-        assert not still_running(family)
-
-
-@pytest.mark.live
-def test_stop_during_the_start_leaves_nothing_and_waits_for_nobody(tmp_path: Path) -> None:
-    with running_stack(tmp_path, "--drain-s", "100") as stack:
-        while not is_answered(f"{stack.url}/healthz"):
-            assert stack.process.poll() is None, stack.output
-            time.sleep(0.05)
-        family = descendants(stack.process.pid)  # Java is up by now, a worker perhaps
-        assert "ready, after" not in stack.output
-        stack.process.terminate()
-        assert stack.process.wait(STOP_TIMEOUT) == 0
-        assert not still_running(family)
-
-
-@pytest.mark.live
-def test_archive_that_no_worker_can_load_is_one_line_with_the_reason(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.mar"
-    bundled = Options.parse([], os.environ).archive
-    with zipfile.ZipFile(bundled) as source, zipfile.ZipFile(broken, "w") as target:
-        for name in source.namelist():
-            target.writestr(name, b"{}" if name == "model.json" else source.read(name))
-    with running_stack(tmp_path, "--archive", str(broken)) as stack:
-        assert stack.process.wait(START_TIMEOUT) == 1
-        assert f"the worker cannot load {broken}: model.json " in stack.output
