@@ -28,6 +28,7 @@ from bulk.results import LastRun, Results, RunSettings, Summary
 from bulk.sources import absolute, list_photos
 from bulk.worker import Worker
 from handler.archive import extract_archive
+from handler.cores import usable_cores
 from handler.errors import ArchiveError
 from handler.identifier import CarIdentifier
 from handler.manifest import ModelManifest
@@ -272,7 +273,7 @@ def _start(address: str | None) -> None:
         return
     ray.init(
         "local",
-        num_cpus=len(os.sched_getaffinity(0)),
+        num_cpus=usable_cores(),
         include_dashboard=False,
         _node_ip_address="127.0.0.1",  # nobody else's business
         log_to_driver=False,

@@ -128,6 +128,8 @@ def _claim_cores(count: int) -> None:
     on the same few, at about half the speed. A socket's name is held by one process of a machine,
     and given back however that process ends.
     """
+    if not hasattr(os, "sched_setaffinity"):
+        return  # neither on macOS nor on Windows: there they stay the system's choice
     claimed: set[int] = set()
     for core in sorted(os.sched_getaffinity(0)):
         claim = socket.socket(socket.AF_UNIX)

@@ -198,7 +198,8 @@ class PngFile:
                 # Those behind another chunk belong to no image.
                 if last_idat in (0, start):
                     last_idat = end
-            elif name in _KEPT_CHUNKS and not first_idat:
+            # The first of each counts, as below; for the decoder it would be the last.
+            elif name in _KEPT_CHUNKS and name not in said and not first_idat:
                 parts.append(view[start:end])
             said.setdefault(name, view[start + 8 : end - 4])
         parts.append(view[first_idat:last_idat])

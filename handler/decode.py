@@ -5,7 +5,9 @@ Nothing here changes Pillow's global settings, so any number of threads may deco
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -19,6 +21,7 @@ from handler.errors import (
     ImageUnreadableError,
     InvalidOptionError,
     PhotoError,
+    PhotoTimeoutError,
 )
 from handler.formats import ACCEPTED, Format, sniff_format
 from handler.header import read_header
@@ -28,6 +31,9 @@ __all__ = ["MAX_BYTES", "MAX_PIXELS", "DecodedPhoto", "OpenPhoto", "decode_photo
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 100_000_000
+# As many again may be decoded that nobody sees: how see-through each pixel is, and the parts of a
+# HEIC photo's tiles that reach over its edges.
+_MAX_DECODED_PIXELS = 2 * MAX_PIXELS
 
 # A photo is decoded at no less than this many times the network's size, so that the resize that
 # follows still has pixels to average. Measured: from 1.25 on, logits of 12-megapixel JPEGs differ
@@ -116,6 +122,8 @@ class OpenPhoto:
     ) -> None:
         header = read_header(data, image_format)
         _refuse_too_many_pixels(header.size)
+        if header.pixels > _MAX_DECODED_PIXELS:
+            raise _too_many_pixels()
         self._format: Format = image_format
         self._header = header
         self._min_side = min_side
@@ -126,22 +134,31 @@ class OpenPhoto:
         shrink = self._shrink(self.box)
         self._scale = next((scale for scale in (8, 4, 2) if scale <= shrink), 1)
         per_pixel = header.bytes_per_pixel + header.reduced_bytes_per_pixel / self._scale**2
-        self.is_heavy = width * height * per_pixel > _HEAVY_BYTES
+        self.is_heavy = header.pixels * per_pixel > _HEAVY_BYTES
 
-    def decode(self) -> DecodedPhoto:
+    def decode(self, deadline: float = math.inf) -> DecodedPhoto:
         """Decode it.
 
+        Args:
+            deadline: `time.monotonic()` at which it is given up if its turn has not come by then.
+
         Raises:
+            PhotoTimeoutError: the deadline has passed, maybe while it waited for other heavy ones.
             PhotoError: its pixels can't be read.
         """
         with _Unreadable(self._format), _one_heavy_photo if self.is_heavy else nullcontext():
+            if time.monotonic() > deadline:
+                raise PhotoTimeoutError(
+                    "The photos sent at the same time took too long to decode. Send this one "
+                    "again, smaller if it is a very large one."
+                )
             return DecodedPhoto(self._upright_rgb(), self.size, self.box, self._warnings)
 
     def _upright_rgb(self) -> Image.Image:
         header = self._header
         with header.open(self._scale) as file:
             file.load()
-            _refuse_too_many_pixels(file.size)  # it need not be as the header said
+            _refuse_too_many_pixels(file.size)  # a HEIC's may change while it is decoded
             area = self.box.before_turning(*self.size, header.orientation)
             area = area.scaled(header.size, file.size)
             image = _part(file, area, max(1, int(self._shrink(area))))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from handler.cores import usable_cores
 from handler.decode import OpenPhoto, open_photo
-from handler.errors import PhotoError, PhotoTimeoutError
+from handler.errors import PhotoError
 from handler.preprocessing import Preprocessing
 from handler.region import Box
 
@@ -68,9 +68,7 @@ class PhotoReader:
             threads: photos decoded at a time; None for as many as this process has cores.
         """
         self._preprocessing = preprocessing
-        self._pool = ThreadPoolExecutor(
-            threads or len(os.sched_getaffinity(0)), thread_name_prefix="decode"
-        )
+        self._pool = ThreadPoolExecutor(threads or usable_cores(), thread_name_prefix="decode")
 
     def read(
         self,
@@ -109,13 +107,8 @@ class PhotoReader:
 
     def _decode(self, photo: OpenPhoto, source: Source, deadline: float) -> View | PhotoError:
         start = time.monotonic()
-        if start > deadline:
-            return PhotoTimeoutError(
-                "The photos sent at the same time took too long to decode. Send this one again, "
-                "smaller if it is a very large one."
-            )
         try:
-            decoded = photo.decode()
+            decoded = photo.decode(deadline)
         except PhotoError as error:
             return error.detached()
         pixels = self._preprocessing(decoded.image)

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageOps
+from PIL import Image
 
 from handler.answer import Answer
 from handler.archive import extract_archive
+from handler.decode import DecodedPhoto, decode_photo
 from handler.errors import PhotoError
 from handler.identifier import CarIdentifier
 from handler.options import Options
@@ -57,8 +58,7 @@ def show_explanations(
         if isinstance(answer, PhotoError):
             caption = f"{path.name}: {answer.message}"
         else:
-            with Image.open(io.BytesIO(file)) as image:
-                photo = ImageOps.exif_transpose(image.convert("RGB"))
+            photo = decode_photo(file, min_side=_SIDE)  # whatever can be answered can be drawn
             axes.imshow(np.asarray(_with_heatmap(photo, answer)))
             if answer.region.source == "found":
                 axes.add_patch(_frame(photo, answer))
@@ -92,24 +92,22 @@ def _choose(photos: Path, count: int) -> Sequence[Path]:
     return [found[place] for place in places]
 
 
-def _scale(photo: Image.Image) -> float:
+def _scale(photo: DecodedPhoto) -> float:
     return _SIDE / max(photo.size)
 
 
-def _with_heatmap(photo: Image.Image, answer: Answer) -> Image.Image:
+def _with_heatmap(photo: DecodedPhoto, answer: Answer) -> Image.Image:
     assert answer.heatmap is not None  # noqa: S101  (it was asked for)
-    size = (
-        max(1, round(photo.width * _scale(photo))),
-        max(1, round(photo.height * _scale(photo))),
-    )
+    width, height = (max(1, round(side * _scale(photo))) for side in photo.size)
     # As whoever asked over HTTP would do: the PNG stretched over the photo.
     overlay = base64.b64decode(answer.heatmap.to_json()["png"])
     with Image.open(io.BytesIO(overlay)) as png:
-        stretched = png.convert("RGBA").resize(size, Image.Resampling.BILINEAR)
-    return Image.alpha_composite(photo.resize(size).convert("RGBA"), stretched).convert("RGB")
+        stretched = png.convert("RGBA").resize((width, height), Image.Resampling.BILINEAR)
+    drawn = photo.image.resize((width, height)).convert("RGBA")
+    return Image.alpha_composite(drawn, stretched).convert("RGB")
 
 
-def _frame(photo: Image.Image, answer: Answer) -> Rectangle:
+def _frame(photo: DecodedPhoto, answer: Answer) -> Rectangle:
     box, scale = answer.region.box, _scale(photo)
     return Rectangle(
         (box.left * scale, box.top * scale),

@@ -202,14 +202,22 @@ FLOODS = {
 @pytest.mark.parametrize("name", FLOODS)
 def test_twenty_megabytes_of_nothing_cost_little_time(name: str) -> None:
     assert len(FLOODS[name]) <= MAX_BYTES
-    tracemalloc.start()
-    start = time.monotonic()
+    start = time.thread_time()  # of this thread alone, however busy the machine is
     result = outcome(FLOODS[name])
-    seconds, (_, peak) = time.monotonic() - start, tracemalloc.get_traced_memory()
-    tracemalloc.stop()
+    seconds = time.thread_time() - start
     assert isinstance(result, DecodedPhoto) or "more than" in result.message
-    assert seconds < 3  # Pillow alone: up to ten
-    assert peak < 25_000_000  # a copy of the file, no more
+    assert seconds < 3  # mostly 0.1; Pillow alone: up to ten
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_twenty_megabytes_of_nothing_are_copied_once_at_most(name: str) -> None:
+    tracemalloc.start()  # which itself takes most of the time
+    try:
+        outcome(FLOODS[name])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 25_000_000
 
 
 def test_a_progressive_photo_may_have_a_good_many_scans() -> None:

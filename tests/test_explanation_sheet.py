@@ -37,6 +37,18 @@ def test_photos_of_any_shape_and_broken_ones_are_drawn(archive: Path, tmp_path: 
     assert any(red > 140 and green < 30 and 50 < blue < 90 for red, green, blue in colours)
 
 
+def test_what_can_be_answered_can_be_drawn(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.heic").write_bytes(encode(picture(RED, (300, 200)), "HEIF"))
+    # Pillow by itself can't read HEIC; to write some, the tests have taught it to.
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "HEIF"])
+    assert draw(archive, tmp_path / "a.heic", tmp_path / "sheet.png") == 0
+    with Image.open(tmp_path / "sheet.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24) or []}
+    assert any(red > 200 and max(green, blue) < 30 for red, green, blue in colours)
+
+
 def test_of_many_photos_some_are_drawn(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

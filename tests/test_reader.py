@@ -24,7 +24,7 @@ from factories import (
 from PIL import Image
 
 from handler.answer import Answer
-from handler.decode import DecodedPhoto, OpenPhoto
+from handler.decode import OpenPhoto
 from handler.errors import PhotoError, PhotoTimeoutError
 from handler.identifier import CarIdentifier
 from handler.preprocessing import Preprocessing
@@ -143,7 +143,7 @@ def test_photos_whose_turn_comes_too_late_are_given_up(monkeypatch: pytest.Monke
 
 
 class Clock:
-    """The worker's clock, on which nothing but decoding a photo takes time.
+    """The worker's clock, on which nothing but decoding a photo takes time: one photo at a time.
 
     Args:
         monkeypatch: puts it in the place of `time` in the worker.
@@ -152,19 +152,47 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds_per_photo: float) -> None:
         self.now = 0.0
-        decode = OpenPhoto.decode
+        decode = OpenPhoto._upright_rgb
 
-        def slowly(photo: OpenPhoto) -> DecodedPhoto:
+        def slowly(photo: OpenPhoto) -> Image.Image:
             self.now += seconds_per_photo
             return decode(photo)
 
-        monkeypatch.setattr(OpenPhoto, "decode", slowly)
-        monkeypatch.setattr("handler.reader.time", self)
-        monkeypatch.setattr("handler.identifier.time", self)
+        monkeypatch.setattr(OpenPhoto, "_upright_rgb", slowly)
+        for module in ("decode", "identifier", "reader"):
+            monkeypatch.setattr(f"handler.{module}.time", self)
 
     def monotonic(self) -> float:
         """Seconds since its making."""
         return self.now
+
+
+class Door:
+    """The one that heavy photos go through one at a time, closed until so many wait before it."""
+
+    def __init__(self, waiting: int) -> None:
+        self._all_here = threading.Barrier(waiting)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._all_here.wait(timeout=60)
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_heavy_photos_are_given_up_while_they_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("handler.decode._HEAVY_BYTES", 0)
+    monkeypatch.setattr("handler.decode._one_heavy_photo", Door(8))
+    clock = Clock(monkeypatch, seconds_per_photo=0.3)
+    reader = PhotoReader(PREPROCESSING, threads=8)
+    views = reader.read([(photo(RED), None)] * 8, deadline=0.45)
+    assert clock.now == pytest.approx(0.6)
+    assert sum(isinstance(view, View) for view in views) == 2
+    assert {error.code for error in views if isinstance(error, PhotoError)} == {"timeout"}
 
 
 def test_a_batch_of_slow_photos_is_over_in_time_closer_looks_and_all(

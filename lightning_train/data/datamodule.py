@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import distributed
 from torch.utils.data import DataLoader
 
+from handler.cores import usable_cores
 from handler.preprocessing import Preprocessing
 from lightning_train.data.batch import Batch
 from lightning_train.data.sampler import CarSampler, sampling_weights
@@ -305,7 +306,7 @@ class CarDataModule(pl.LightningDataModule):
             return self.workers
         if "SLURM_CPUS_PER_TASK" in os.environ:  # the cores of this process alone
             return int(os.environ["SLURM_CPUS_PER_TASK"])
-        return max(_cores() // self._processes_here(), 1)
+        return max(usable_cores() // self._processes_here(), 1)
 
     def _batch_size_here(self) -> int:
         """This process's share of a batch.
@@ -345,12 +346,6 @@ class _Loader(DataLoader[Batch]):
 def _already_a_batch(batch: Batch) -> Batch:
     """`Photos.__getitems__` has collated it."""
     return batch
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _check(name: str, value: object, right: bool, wanted: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning.utilities import rank_zero_warn
 
+from handler.cores import usable_cores
 from handler.preprocessing import Preprocessing
 from lightning_train.data import CarDataModule, DatasetError, Sample, Split, load_crop
 from lightning_train.evaluation import metrics
@@ -121,7 +121,7 @@ def network_logits(
         _evaluating(model),
         torch.inference_mode(),
         trainer.precision_plugin.forward_context(),
-        ThreadPoolExecutor(os.cpu_count()) as pool,  # Pillow decodes outside the GIL
+        ThreadPoolExecutor(usable_cores()) as pool,  # Pillow decodes outside the GIL
     ):
         for start in range(0, len(samples), _BATCH):
             batch = samples[start : start + _BATCH]
