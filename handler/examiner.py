@@ -140,7 +140,8 @@ class Examiner:
         output = self._engine.run(np.stack([view.pixels for view in views]))
         inference_ms = 1000 * (time.perf_counter() - start)
         car_scores = self._car_scores(output)
-        known = self._known.scores(output.logits) >= self._known.threshold
+        found = np.array([view.source == "found" for view in views])
+        known = self._known.is_known(output.logits, found)
         confidences = softmax(output.logits / self._known.temperature).max(axis=-1)
         found_from = self._detector.found_from if self._detector else 0.0
         return [
@@ -151,7 +152,7 @@ class Examiner:
                 car_score=float(car_scores[index]),
                 confidence=float(confidences[index]),
                 verdict=verdict_of(
-                    car_scores[index] >= (found_from if view.source == "found" else 0),
+                    car_scores[index] >= (found_from if found[index] else 0),
                     known[index],
                 ),
                 decode_ms=view.decode_ms,

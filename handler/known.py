@@ -76,21 +76,37 @@ class KnownScore:
         name: of the score, a key of `SCORES`.
         temperature: logits are divided by it.
         threshold: a car is `identified` from here on.
+        stricter_if_found: how much higher that lies on a part of the photo that the worker chose
+            itself: a closer look is another guess.
 
     Raises:
-        ValueError: there is no such score, or the temperature is not positive.
+        ValueError: there is no such score, the temperature is not positive, or a closer look
+            would be trusted more.
     """
 
     name: str
     temperature: float
     threshold: float
+    stricter_if_found: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in SCORES:
             raise ValueError(f"no score {self.name!r}: there are {', '.join(SCORES)}")
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature} is not positive")
+        if not self.stricter_if_found >= 0:
+            raise ValueError("a part that was found needs a threshold as high as the photo's")
 
     def scores(self, logits: NDArray[np.float32]) -> FloatArray:
         """Scores [N] of logits [N, C]; the higher, the rather is the answer right."""
         return SCORES[self.name](logits.astype(np.float64) / self.temperature)
+
+    def is_known(self, logits: NDArray[np.float32], found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Whether the cars are `identified`, [N].
+
+        Args:
+            logits: [N, C].
+            found: [N], whether it was the worker that chose this part of the photo.
+        """
+        thresholds = self.threshold + self.stricter_if_found * found
+        return self.scores(logits) >= thresholds

@@ -53,7 +53,11 @@ class ModelManifest:
             "network": self.network,
             "preprocessing": self.preprocessing.to_dict(),
             "calibration": {"temperature": self.temperature},
-            "verdict": {"score": self.known.name, "threshold": self.known.threshold},
+            "verdict": {
+                "score": self.known.name,
+                "threshold": self.known.threshold,
+                "stricter_if_found": self.known.stricter_if_found,
+            },
             "selfcheck": {"atol": self.selfcheck_atol},
             "metrics": dict(self.metrics),
             "provenance": dict(self.provenance),
@@ -76,7 +80,13 @@ class ModelManifest:
                 network=str(data["network"]),
                 preprocessing=Preprocessing.from_dict(data["preprocessing"]),
                 temperature=temperature,
-                known=KnownScore(str(verdict["score"]), temperature, float(verdict["threshold"])),
+                known=KnownScore(
+                    str(verdict["score"]),
+                    temperature,
+                    float(verdict["threshold"]),
+                    # Archives before 1.2 have none.
+                    float(verdict.get("stricter_if_found", 0.0)),
+                ),
                 selfcheck_atol=float(data["selfcheck"]["atol"]),
                 metrics=dict(data.get("metrics", {})),
                 provenance=dict(data.get("provenance", {})),

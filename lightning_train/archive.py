@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from handler.engine import Engine, OpenVinoEngine
 from handler.identifier import CarIdentifier
+from handler.known import KnownScore
 from handler.labels import CarLabel, stanford_cars_labels, write_labels
 from handler.manifest import ModelManifest
 from handler.preprocessing import Preprocessing
@@ -21,6 +22,8 @@ from handler.torch_engine import TorchEngine
 from lightning_train.car_detector import fit_car_detector
 from lightning_train.car_locator import fit_car_locator
 from lightning_train.classifier import CarClassifier
+from lightning_train.closer_looks import fit_closer_looks
+from lightning_train.cross_fitting import cross_fitted
 from lightning_train.data import Sample, load_crop, read_dataset
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.evaluate import score
@@ -33,10 +36,10 @@ from lightning_train.export import (
     write_openvino,
     write_torch,
 )
-from lightning_train.known_score import cross_fitted, fit_known_score
+from lightning_train.known_score import fit_known_score
 from lightning_train.model_card import model_card
-from lightning_train.packaging import MODEL_NAME, package
-from lightning_train.run_history import read_runs
+from lightning_train.packaging import MODEL_NAME, check_version, package
+from lightning_train.run_history import own_records, read_runs
 from lightning_train.starting_weights import sha256
 from lightning_train.trained import load_classifier
 
@@ -66,22 +69,26 @@ def archive(
 
     Args:
         checkpoint: best.ckpt of a `fit`, or what `export-weights` wrote.
-        version: version of the archive, e.g. 1.1.
+        version: version of the archive, e.g. 2.0.
         data: the data set it was trained on. With a folder `not_cars` in it, of photos of
             anything else, the archive learns to say `not_a_car` and to find a car on a larger
             scene; with `unseen_cars`, of cars that are none of the classes, the score that tells
             them best is chosen.
         out: archive to write; its model card gets its name with .md.
-        recipe: the configuration it was trained with, quoted in the model card.
-        runs: [A,B], log folders of the runs that led to it.
+        recipe: the configuration it was trained with, quoted in the model card; by default the
+            one in the checkpoint's own log folder.
+        runs: [A,B], log folders of the runs that led to it; by default the checkpoint's own.
         engine: `openvino` quantises to 8 bits, for CPUs; `torch` is for CUDA GPUs.
         calibration_photos: training photos that set the ranges of the 8-bit numbers.
         precision: share of `identified` answers that shall be right, for cars the model knows.
         keep_cars: share of cars that shall not be answered `not_a_car`.
         scenes: how many to compose of cars and `not_cars`, to learn where on them a car is.
     """
+    check_version(version)
+    own_recipe, own_runs = own_records(checkpoint)
+    recipe = recipe or own_recipe
     recipe_text = recipe.read_text(encoding="utf-8") if recipe else None
-    history = read_runs(runs or ())
+    history = read_runs(runs or own_runs)
     model = load_classifier(checkpoint)
     train, val = read_dataset(data, "train"), read_dataset(data, "val")
     names = [label.label for label in val.labels]
@@ -109,19 +116,18 @@ def archive(
         else:
             print(f"no photos in {data / 'not_cars'}: this archive will never say not_a_car")
         truth = np.array([sample.class_id for sample in val.samples])
-        temperature = round(metrics.fit_temperature(logits, truth), 4)
         unseen = [Sample(path, 0) for path in other_photos(data / "unseen_cars")]
         unseen_logits = (
             _run(built.engine, _pixels(unseen, model.preprocessing))[0] if unseen else None
         )
-        known, compared = fit_known_score(logits, truth, unseen_logits, temperature, precision)
+        known, compared = fit_known_score(logits, truth, unseen_logits, precision)
         manifest = ModelManifest(
             name=MODEL_NAME,
             version=version,
             engine=engine,
             network=model.hparams["network"],
             preprocessing=model.preprocessing,
-            temperature=temperature,
+            temperature=known.temperature,
             known=known,
             selfcheck_atol=_selfcheck_tolerance(engine, logits),
             provenance={
@@ -134,17 +140,25 @@ def archive(
                 **({"runs": history} if history else {}),
             },
         )
-        manifest.write(content / "model.json")
-        # From here on the archive's own code measures it, self-check first.
-        identifier = CarIdentifier.from_directory(content)
+
+        def worker(known: KnownScore) -> CarIdentifier:
+            """The archive's own code, self-check first, with that operating point."""
+            trial = replace(manifest, temperature=known.temperature, known=known)
+            trial.write(content / "model.json")
+            return CarIdentifier.from_directory(content)
+
+        strictness = fit_closer_looks(worker(known), val.samples, backgrounds, precision)
+        known = replace(known, stricter_if_found=strictness)
+        identifier = worker(known)
         scores = score(identifier, val, data)
         exact = float_logits(model, pixels)
         measured = _metrics(built.precision, exact, logits, truth, val.labels, scores)
         measured["known_scores"] = compared
-        measured["cross_fitted"] = cross_fitted(logits, truth, known.name, precision)
         if other_backgrounds := other_photos(data / "not_cars", "measure"):
             measured["scenes"] = score_scenes(identifier, val.samples, other_backgrounds)
-        manifest = replace(manifest, metrics=measured)
+        halves = cross_fitted(worker, known.name, logits, val.samples, backgrounds, precision)
+        measured["cross_fitted"] = {name: halves[name] for name in measured["honesty"] if halves}
+        manifest = replace(manifest, known=known, metrics=measured)
         manifest.write(content / "model.json")
         package(
             content, built.model_file, version, out, device="gpu" if engine == "torch" else "cpu"

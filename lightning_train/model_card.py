@@ -36,7 +36,7 @@ was fitted to. {measured}:
 
 Logits are divided by a temperature of {temperature:.3f}. Which score tells `identified` from
 `uncertain` was measured; the threshold of each is where {precision:g} % of the validation photos
-from there on are answered rightly:
+from there on are answered rightly at the first look:
 
 {known_scores}
 
@@ -44,8 +44,8 @@ The one that keeps most photos and fewest unseen cars is used: `{known_score}`, 
 {known_threshold:.3f} on.{detector}
 
 All of this was fitted on the same validation photos, so the first column says what was asked for;
-for the second, temperature and threshold were fitted on every second photo and measured on the
-others, both ways:
+for the second, temperature and thresholds were fitted on every second photo and the others
+answered, both ways:
 
 {honesty}
 {outside}{scenes}
@@ -102,7 +102,11 @@ _OWN_CARS = {
 
 _DETECTOR = """ A linear detector on the
 network's features, fitted on every second validation photo and every second photo of `not_cars`,
-says `not_a_car`; it was set to keep {keep_cars:g} % of the other validation photos."""
+says `not_a_car`; it was set to keep {keep_cars:g} % of the other validation photos.
+
+A closer look at a part of a photo, which the worker chose itself, is another guess: there a car is
+`identified` from {found_threshold:.3f} on, so that {precision:g} % of the photos as answered and of
+the closer looks at whole scenes (below, with other surroundings) are right."""
 
 _OUTSIDE = """
 Photos of anything else: `not_cars` shows no vehicle (the half of the folder that nothing was fitted
@@ -159,7 +163,13 @@ def model_card(
         known_score=manifest.known.name,
         known_threshold=manifest.known.threshold,
         precision=100 * precision,
-        detector=_DETECTOR.format(keep_cars=100 * keep_cars) if detector else "",
+        detector=_DETECTOR.format(
+            keep_cars=100 * keep_cars,
+            found_threshold=manifest.known.threshold + manifest.known.stricter_if_found,
+            precision=100 * precision,
+        )
+        if detector
+        else "",
         honesty=_markdown_table(
             {"fitted and measured": figures["honesty"], "cross-fitted": figures["cross_fitted"]}
         ),

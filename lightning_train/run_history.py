@@ -7,9 +7,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["history_table", "read_runs"]
+__all__ = ["history_table", "own_records", "read_runs"]
 
 _NEEDED = ("network", "device", "epochs", "minutes", "photos_per_second", "sizes", "last")
+
+
+def own_records(checkpoint: Path) -> tuple[Path | None, list[Path]]:
+    """The configuration, and the log folder if a run is recorded there, that a checkpoint is of.
+
+    Args:
+        checkpoint: LOGS/checkpoints/NAME.ckpt, or what lies elsewhere and is of none.
+    """
+    logs = checkpoint.resolve().parent.parent
+    config = logs / "config.yaml"
+    return (
+        config if checkpoint.is_file() and config.is_file() else None,
+        [logs] if checkpoint.is_file() and (logs / "run.json").is_file() else [],
+    )
 
 
 def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:

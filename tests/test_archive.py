@@ -28,7 +28,7 @@ from lightning_train.callbacks import ZoomAugmentation
 from lightning_train.data import DatasetError, load_crop, read_dataset
 from lightning_train.evaluation.evaluate import evaluate, examine_images
 from lightning_train.export import float_logits
-from lightning_train.run_history import read_runs
+from lightning_train.run_history import own_records, read_runs
 from lightning_train.trained import load_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -317,7 +317,10 @@ def test_scores_and_scenes_that_were_measured_are_in_archive_and_card(mar: Path)
     scores = manifest["metrics"]["known_scores"]
     assert set(scores) == set(SCORES)
     assert manifest["verdict"]["score"] in scores
-    scenes = manifest["metrics"]["scenes"]
+    assert manifest["verdict"]["stricter_if_found"] >= 0
+    metrics = manifest["metrics"]
+    assert set(metrics["cross_fitted"]) == set(metrics["honesty"])
+    scenes = metrics["scenes"]
     assert len(scenes) == 5
     for figures in scenes.values():
         assert figures["photos"] == 12
@@ -357,3 +360,22 @@ def test_a_run_without_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"network": "resnet18"}')
     with pytest.raises(ValueError, match="is no record of a run"):
         read_runs([tmp_path / "run.json"])
+
+
+def test_the_checkpoints_own_records_are_found_in_its_log_folder(tmp_path: Path) -> None:
+    logs = tmp_path / "run/logs/version_0"
+    checkpoint = logs / "checkpoints/best.ckpt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert own_records(checkpoint) == (None, [])
+    write_run(tmp_path / "other").joinpath("run.json").rename(logs / "run.json")
+    (logs / "config.yaml").touch()
+    assert own_records(checkpoint) == (logs / "config.yaml", [logs])
+    weights = logs / "report/weights"
+    weights.mkdir(parents=True)
+    assert own_records(weights) == (None, []), "float weights may be of several runs"
+
+
+def test_a_version_that_could_not_be_served_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="v2"):
+        archive(tmp_path / "no.ckpt", "v2", tmp_path, tmp_path / "x.mar")

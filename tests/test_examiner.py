@@ -202,6 +202,23 @@ def test_a_part_that_was_found_needs_the_stricter_score_to_be_a_car(
     assert [one.verdict for one in looks] == ["identified", "identified"]
 
 
+def test_a_part_that_was_found_needs_the_stricter_score_to_be_identified(
+    engine: CountingEngine,
+) -> None:
+    photos = Photos(scene((BLUE, SMALL)))
+    [look] = examiner(engine).examine(photos.views, photos.reread)
+    for strictness, verdict in (
+        (look.confidence - TINY_MANIFEST.known.threshold - 1e-4, "identified"),
+        (look.confidence - TINY_MANIFEST.known.threshold + 1e-4, "uncertain"),
+    ):
+        known = replace(TINY_MANIFEST.known, stricter_if_found=strictness)
+        strict = Examiner(engine, known, TINY_DETECTOR, TINY_LOCATOR)
+        [again] = strict.examine(photos.views, photos.reread)
+        assert again.verdict == verdict
+        [chosen] = strict.examine([replace(look.view, source="box")], photos.reread)
+        assert chosen.verdict == "identified"
+
+
 def test_without_a_detector_everything_is_a_car(engine: CountingEngine) -> None:
     photos = Photos(picture(GREY), scene((BLUE, SMALL)))
     looks = examiner(engine, detector=None).examine(photos.views, photos.reread)

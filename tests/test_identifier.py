@@ -335,9 +335,16 @@ def test_a_score_that_does_not_exist_is_refused_by_name(archive_dir: Path) -> No
 
 
 def test_the_manifest_survives_a_round_trip(tmp_path: Path) -> None:
-    manifest = replace(TINY_MANIFEST, temperature=1.5, known=KnownScore("energy", 1.5, 11.25))
+    known = KnownScore("energy", 1.5, 11.25, stricter_if_found=0.125)
+    manifest = replace(TINY_MANIFEST, temperature=1.5, known=known)
     manifest.write(tmp_path / "model.json")
     assert ModelManifest.read(tmp_path / "model.json") == manifest
+
+
+def test_an_archive_from_before_1_2_trusts_closer_looks_as_much_as_the_first() -> None:
+    data = TINY_MANIFEST.to_dict()
+    del data["verdict"]["stricter_if_found"]
+    assert ModelManifest.from_dict(data) == TINY_MANIFEST
 
 
 def test_the_thread_count_can_be_set(archive_dir: Path) -> None:

@@ -89,6 +89,19 @@ def test_a_score_that_does_not_exist_is_refused_with_those_that_do() -> None:
         KnownScore("luck", 1.0, 0.5)
 
 
+def test_a_part_that_was_found_is_known_from_a_higher_score_on() -> None:
+    known = KnownScore("max_logit", 2.0, threshold=1.0, stricter_if_found=0.5)
+    logits = np.float32([[1.9, 0], [2.0, 0], [2.0, 0], [2.9, 0], [3.0, 0]])
+    found = np.array([False, False, True, True, True])
+    assert known.is_known(logits, found).tolist() == [False, True, False, False, True]
+
+
+@pytest.mark.parametrize("strictness", [-0.1, float("nan")])
+def test_a_part_that_was_found_is_not_trusted_more(strictness: float) -> None:
+    with pytest.raises(ValueError, match="as high as the photo's"):
+        KnownScore("energy", 1.0, 0.5, strictness)
+
+
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
     with pytest.raises(ValueError, match="not positive"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handler.known import SCORES
-from lightning_train.known_score import cross_fitted, fit_known_score
+from lightning_train.known_score import fit_known_score
 
 CLASSES = 5
 
@@ -25,7 +25,7 @@ def test_every_score_is_compared_and_the_threshold_keeps_its_promise() -> None:
     generator = np.random.default_rng(0)
     logits, truth = answers(generator, 400, 2.5)
     unseen, _ = answers(generator, 100, 0.0)
-    score, compared = fit_known_score(logits, truth, unseen, 1.0, precision=0.95)
+    score, compared = fit_known_score(logits, truth, unseen, precision=0.95)
     assert set(compared) == set(SCORES)
     identified = score.scores(logits) >= score.threshold - 1e-3  # it is rounded
     right = logits.argmax(axis=1) == truth
@@ -38,7 +38,7 @@ def test_the_score_that_tells_unseen_cars_is_taken() -> None:
     generator = np.random.default_rng(1)
     logits, truth = answers(generator, 400, 4.0)
     unseen, _ = answers(generator, 200, 4.0)
-    score, compared = fit_known_score(logits + 6, truth, unseen - 6, 1.0, precision=0.95)
+    score, compared = fit_known_score(logits + 6, truth, unseen - 6, precision=0.95)
     assert score.name in ("energy", "max_logit")
     assert compared["max_probability"]["unseen_identified"] > 0.5
     assert compared[score.name]["unseen_identified"] == 0
@@ -47,26 +47,9 @@ def test_the_score_that_tells_unseen_cars_is_taken() -> None:
 def test_without_unseen_cars_or_without_mistakes_what_is_left_is_compared() -> None:
     generator = np.random.default_rng(2)
     logits, truth = answers(generator, 200, 1.0)
-    _, compared = fit_known_score(logits, truth, None, 1.0, precision=0.8)
+    _, compared = fit_known_score(logits, truth, None, precision=0.8)
     assert all("auroc_unseen" not in figures for figures in compared.values())
     perfect = np.eye(CLASSES, dtype=np.float32)[truth] * 20
-    score, compared = fit_known_score(perfect, truth, logits, 1.0, precision=0.95)
+    score, compared = fit_known_score(perfect, truth, logits, precision=0.95)
     assert all("auroc_wrong" not in figures for figures in compared.values())
     assert (score.scores(perfect) >= score.threshold - 1e-3).all()
-
-
-def test_figures_are_cross_fitted() -> None:
-    """Even photos are all right and odd ones all wrong: each half misjudges the other."""
-    easy = np.eye(CLASSES, dtype=np.float32)[np.zeros(50, int)] * 5
-    logits = np.repeat(easy, 2, axis=0)
-    logits += np.random.default_rng(0).normal(0, 0.1, logits.shape).astype(np.float32)
-    truth = np.tile([0, 1], 50)
-    figures = cross_fitted(logits, truth, "max_probability", 0.95)
-    assert set(figures) == {"calibration_error", "identified", "identified_right"}
-    assert figures["identified_right"] == 0
-    assert figures["calibration_error"] > 0.5
-
-
-def test_a_single_photo_cannot_be_cross_fitted() -> None:
-    logits = np.array([[1.0, 0.0, 0.0]], dtype=np.float32)
-    assert cross_fitted(logits, np.array([0]), "max_probability", 0.95) == {}

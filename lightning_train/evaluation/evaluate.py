@@ -26,7 +26,7 @@ from lightning_train.evaluation.outside import outside_photos
 from lightning_train.evaluation.report import print_figures
 from lightning_train.evaluation.result import Evaluation, PhotoScores, Temperature
 
-__all__ = ["evaluate", "examine_images", "score"]
+__all__ = ["evaluate", "examine_images", "photo_scores", "score"]
 
 _BATCH = 8
 
@@ -90,20 +90,30 @@ def _measure(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> Eval
     return Evaluation(
         labels=identifier.labels,
         samples=samples,
-        cars=_run(identifier, samples, "labelled photos"),
+        cars=photo_scores(identifier, samples, "labelled photos"),
         temperature=Temperature(
             identifier.manifest.temperature, "validation photos when the archive was built"
         ),
         training=_training_photos(identifier.labels, data),
         outside={
-            name: _run(identifier, [Sample(path, 0) for path in paths], name)
+            name: photo_scores(identifier, [Sample(path, 0) for path in paths], name)
             for name, paths in outside_photos(data).items()
         },
     )
 
 
-def _run(identifier: CarIdentifier, samples: Sequence[Sample], description: str) -> PhotoScores:
-    """Decode and run a batch at a time: a test split of full photos does not fit into memory."""
+def photo_scores(
+    identifier: CarIdentifier, samples: Sequence[Sample], description: str
+) -> PhotoScores:
+    """What the worker says of photos, N of them.
+
+    A batch at a time: a test split of full photos does not fit into memory.
+
+    Args:
+        identifier: of the archive.
+        samples: class ids don't matter.
+        description: of the progress bar.
+    """
     size = identifier.manifest.preprocessing.size
     # Of each look only what is wanted: feature maps of a whole split would fill the memory.
     rows, car_scores, verdicts = [], [], []
