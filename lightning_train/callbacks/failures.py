@@ -90,7 +90,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         staged = path.with_name(f".{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(content.getbuffer())
+            with staged.open("wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
             staged.replace(path)
         except OSError as error:
             staged.unlink(missing_ok=True)
