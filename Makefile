@@ -23,7 +23,7 @@ configured = --config '$(CONFIG)' $(if $(DATA),--data.root '$(DATA)')
 example_train = make $@ CONFIG=lightning_train/configs/efficientnet_lite0_cpu.yaml DATA=/path/to/data
 example_ablation = make ablation EXPERIMENTS=lightning_train/experiments/schedules.yaml DATA=/path/to/data
 example_evaluate = make evaluate ARCHIVE=model_store/car_identifier.mar DATA=/path/to/data SPLIT=val
-example_archive = make archive CHECKPOINT=runs/…/best.ckpt VERSION=1.1 DATA=/path/to/data
+example_archive = make archive CHECKPOINT=runs/…/best.ckpt VERSION=2.0 DATA=/path/to/data
 example_weights = make $@ CHECKPOINT=runs/…/best.ckpt OUT=model_store/weights
 example_explanations = make $@ ARCHIVE=model_store/car_identifier.mar PHOTOS=/path/to/photos
 require = $(foreach name,$(1),$(if $($(name)),,$(error $(name) is missing; for example: $(2))))
@@ -91,7 +91,7 @@ evaluate: ## score an archive: ARCHIVE=model_store/….mar DATA=folder SPLIT=tra
 	$(set_up) train
 	@$(VENV) -m lightning_train evaluate --archive '$(ARCHIVE)' --data '$(DATA)' --split '$(SPLIT)' $(ARGS)
 
-archive: ## package a checkpoint, with its model card: CHECKPOINT=….ckpt VERSION=1.1 DATA=folder [ENGINE=openvino|torch] [CONFIG=….yaml]
+archive: ## package a checkpoint, with its model card: CHECKPOINT=….ckpt VERSION=2.0 DATA=folder [ENGINE=openvino|torch] [CONFIG=….yaml]
 	$(call require,CHECKPOINT VERSION DATA,$(example_archive))
 	$(set_up) train
 	@$(VENV) -m lightning_train archive --checkpoint '$(CHECKPOINT)' --version '$(VERSION)' \
@@ -130,6 +130,7 @@ sbom: ## write .run/sbom.json (CycloneDX): what `serve` installs, and the archiv
 	$(set_up) dev
 	@$(VENV) -m deploy.chain.sbom $(ARGS)
 
-clean: ## remove .venv, .run and all caches; training runs stay
-	rm -rf .venv .run build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## remove .venv, .run but for its keys and swaps, and all caches; training runs stay
+	@$(PYTHON) -m deploy.clean .run
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -181,10 +181,15 @@ class CarIdentifierClient:
             response = self._session.request(
                 method, self.url + path, timeout=self._timeout, **content
             )
+        except requests.ConnectTimeout as error:
+            raise ServerNotRunningError(
+                f"Nothing at {self.url} takes a connection within {_CONNECT_TIMEOUT_S:g} s. Is it "
+                "reachable from here, and is the address right?"
+            ) from error
         except requests.Timeout as error:
             raise ServerNotRunningError(
-                f"{self.url} has not answered in {self._timeout[1]:g} s. Is it reachable from "
-                "here, and is the address right?"
+                f"{self.url} has not answered in {self._timeout[1]:g} s. Is it busy, and is the "
+                "address right?"
             ) from error
         except requests.ConnectionError as error:
             raise ServerNotRunningError(

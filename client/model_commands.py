@@ -181,7 +181,7 @@ def scale(
     """Give a version more workers, or fewer.
 
     A worker that goes may fail the batch that it is about to answer: its photos are told to try
-    again.
+    again. A restart of the service gives it as many as its archive says.
     """
     _change(context, lambda versions: versions.scale(workers, version))
 

@@ -99,15 +99,15 @@ class RunDir:
         return (str(canary["version"]), float(canary["share"])) if canary else None
 
     def write_canary(self, version: str, share: float) -> None:
-        """Have the gateway send this share of the requests to the version, within a second."""
+        """Have the gateway send this share of the requests to the version from now on."""
         _write(self.path / "canary.json", {"version": version, "share": share})
 
     def remove_canary(self) -> None:
-        """Have the gateway send everything to the default version, within a second."""
+        """Have the gateway send everything to the default version from now on."""
         _remove(self.path / "canary.json")
 
     def write_retiring(self, version: str) -> None:
-        """Have the gateway refuse who asks for the version, within a second."""
+        """Have the gateway refuse who asks for the version from now on."""
         _write(self.path / "retiring.json", {"version": version})
 
     def remove_retiring(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, Self, TypeVar
 
 __all__ = [
@@ -210,12 +210,15 @@ class Canary:
         share: of the requests that name no version, 0…1.
         compared: how many of its answers were compared with the default version's.
         agreed: how many of them were the same.
+        failed: how many photos it had no answer to, so that the default version answered; 0 where
+            the server does not say.
     """
 
     version: str
     share: float
     compared: int
     agreed: int
+    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +250,8 @@ class ModelTable:
 
 
 def _picked(kind: type[_Flat], data: Mapping[str, Any]) -> _Flat:
-    return kind(**{field.name: data[field.name] for field in fields(kind)})
+    wanted = [it.name for it in fields(kind) if it.name in data or it.default is MISSING]
+    return kind(**{name: data[name] for name in wanted})
 
 
 def _car_fields(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from client.run_dir import RunDir
 
 __all__ = ["Goldens", "Versions"]
 
-# The gateway looks at the files of the canary and of a retiring version within a second.
-_NOTICED_S = 1.5
+# The gateway looks at the files of the canary and of a retiring version each time before it asks
+# TorchServe: this is for what it sent just before they changed, to reach TorchServe's queue.
+_UNDER_WAY_S = 1.5
 
 Tell = Callable[[str], None]
 
@@ -103,7 +104,7 @@ class Versions:
             raise VersionError(
                 f"{version} serves, but {error}. The same command again finishes"
             ) from error
-        self.tell(f"{version} serves; `carid models rollback` brings {old.version} back")
+        self.tell(f"{version} serves; {self._way_back(old)}")
 
     def find(self, wanted: str) -> tuple[str, str]:
         """The version and its file in the model store, copied there if need be."""
@@ -114,6 +115,8 @@ class Versions:
             if version not in registered:
                 return version, put_into_store(path, self._store())
             archive = registered[version].archive
+            # By now another version may lie under that name, and this one beside it.
+            archive = self._stored(version, archive) or archive
             if not same_content(path, self._store() / archive):
                 raise VersionError(
                     f"version {version} is served from {archive}, whose content is not that of "
@@ -125,10 +128,8 @@ class Versions:
         state = self.run_dir.read_state()
         known = (state.get("swapping", {}).get("from"), state.get("previous"))
         names = [it["archive"] for it in known if it and it["version"] == wanted]
-        for name in (*names, archive_name(wanted)):
-            stored = self._store() / name
-            if stored.is_file() and archive_version(stored) == wanted:
-                return wanted, name
+        if stored := self._stored(wanted, *names):
+            return wanted, stored
         raise VersionError(
             f"there is no version {wanted}, neither registered nor as {archive_name(wanted)} in "
             "the model store: name the path of its archive"
@@ -181,7 +182,7 @@ class Versions:
         self.tell(f"draining {version}")
         self.run_dir.write_retiring(version)
         try:
-            time.sleep(_NOTICED_S)
+            time.sleep(_UNDER_WAY_S)
             drain_and_unregister(self.torchserve, found)
         finally:
             self.run_dir.remove_retiring()
@@ -284,7 +285,7 @@ class Versions:
 
     def _end_canary(self) -> None:
         self.run_dir.remove_canary()
-        time.sleep(_NOTICED_S)
+        time.sleep(_UNDER_WAY_S)
 
     def _remember(self, old: Version, new: str, *, back: bool) -> bool:
         """Write down what is about to happen.
@@ -304,6 +305,24 @@ class Versions:
         state = self.run_dir.read_state()
         if state.pop("swapping", None):
             self.run_dir.write_state(state)
+
+    def _way_back(self, old: Version) -> str:
+        """What to say of a rollback to the version that has just been removed."""
+        try:
+            stored = self._stored(old.version, old.archive)
+        except VersionError as error:
+            return f"no rollback to {old.version}: {error}"
+        if stored is None:
+            return f"no rollback to {old.version}: the model store does not hold its archive"
+        return f"`carid models rollback` brings {old.version} back"
+
+    def _stored(self, version: str, *names: str) -> str | None:
+        """The file of the model store that holds the version: one of these, or the usual one."""
+        for name in (*names, archive_name(version)):
+            path = self._store() / name
+            if path.is_file() and archive_version(path) == version:
+                return name
+        return None
 
     def _default(self) -> Version:
         for version in self.torchserve.versions():

@@ -40,14 +40,17 @@ class ProcessGroup:
             name: what to call it in messages.
             command: program and arguments.
             cwd: the directory it runs in.
-            log: gets its standard output and error; an earlier file is overwritten. None: each
-                line is printed, with the name before it.
+            log: gets its standard output and error; what an earlier start wrote there is kept as
+                `NAME.log.1`. None: each line is printed, with the name before it.
             env: added to the launcher's own environment.
         """
         self.name = name
         self.log = log
         self._console: ConsoleLines | None = None
-        with log.open("wb") if log else contextlib.nullcontext(subprocess.PIPE) as output:
+        if log:
+            _keep_previous(log)
+        # Appended to: a file that grew too big can be emptied while the service writes.
+        with log.open("ab") if log else contextlib.nullcontext(subprocess.PIPE) as output:
             self._process = subprocess.Popen(
                 command,
                 cwd=cwd,
@@ -139,3 +142,9 @@ class ProcessGroup:
     def log_end(self, lines: int = 25) -> str:
         """The last lines of what it said."""
         return "\n".join(self.log_text().splitlines()[-lines:])
+
+
+def _keep_previous(log: Path) -> None:
+    """Put the log of an earlier start aside: why that one failed is asked after the next one."""
+    if log.exists() and log.stat().st_size:
+        log.replace(log.with_name(f"{log.name}.1"))

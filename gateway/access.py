@@ -46,6 +46,7 @@ _WRONG_KEY = "This API key is not known here: it was mistyped or revoked. Ask fo
 REFUSALS = (
     UnauthorizedError(_NO_KEY),
     RateLimitedError("You may send 600 photos a minute. Try again in 1 s.", 1),
+    InternalError(),
 )
 UPLOAD_REFUSALS = (
     *REFUSALS,

@@ -16,6 +16,7 @@ from gateway.errors import (
     GatewayError,
     ImageMissingError,
     InvalidOptionError,
+    TooManyPhotosError,
 )
 from gateway.options import IdentifyOptions
 from gateway.settings import Settings
@@ -25,6 +26,8 @@ __all__ = ["read_form"]
 
 # Options are numbers and names; nothing longer is one.
 _MAX_OPTION_BYTES = 1000
+# Parts of a form beside the photos: the options, and file inputs that were left empty.
+_MAX_NOT_PHOTOS = len(IdentifyOptions.model_fields) + 20
 
 
 async def read_form(
@@ -74,8 +77,16 @@ class _Form:
         self.photos: list[Photo] = []
         self.fields: dict[str, str] = {}
         self.complete = False
+        self._parts = 0
 
     def begin_part(self) -> None:
+        # Those that are not kept, too: each costs time, and 100 MB hold a million of them.
+        self._parts += 1
+        if self._parts > self._settings.max_photos + _MAX_NOT_PHOTOS:
+            raise TooManyPhotosError(
+                f"The form has more than {self._parts - 1} parts. One request takes at most "
+                f"{self._settings.max_photos} photos, and each option once."
+            )
         self._headers: dict[bytes, bytes] = {}
         self._header_name = self._header_value = b""
         # Not a list of pieces: a body made of almost-boundaries comes in millions of them.

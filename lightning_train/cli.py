@@ -305,7 +305,7 @@ _COMMANDS = {
     ),
     "archive": _Command(
         "Quantise a checkpoint and package it as a .mar.",
-        "archive --checkpoint runs/…/best.ckpt --version 1.1 --data /path/to/data",
+        "archive --checkpoint runs/…/best.ckpt --version 2.0 --data /path/to/data",
         partial(_function, "lightning_train.archive"),
     ),
     "export-weights": _Command(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Literal
 
 import handler
 
-__all__ = ["MODEL_NAME", "package"]
+__all__ = ["MODEL_NAME", "check_version", "package"]
 
 MODEL_NAME = "car_identifier"
 _HANDLER = Path(handler.__file__).parent
@@ -24,6 +26,9 @@ def package(
 ) -> None:
     """Run torch-model-archiver over a folder.
 
+    An archive of another version that `out` holds is kept beside it, as car_identifier-OLD.mar:
+    `carid models rollback` finds it there.
+
     Args:
         content: everything the archive shall hold but the handler; left as it is.
         model_file: the file in it that TorchServe calls the serialized one.
@@ -31,7 +36,11 @@ def package(
         out: the .mar to write. It is moved into place whole: a server that starts meanwhile sees
             the old archive or the new.
         device: `deviceType` of the archive's model-config.yaml.
+
+    Raises:
+        ValueError: the version is none.
     """
+    check_version(version)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         extra_files = work / "extra"
@@ -62,7 +71,34 @@ def package(
         out.parent.mkdir(parents=True, exist_ok=True)
         staged = out.with_suffix(".mar.new")
         shutil.copyfile(work / f"{MODEL_NAME}.mar", staged)
+        _keep_other_version(out, version)
         staged.replace(out)
+
+
+def check_version(version: str) -> None:
+    """Refuse what `carid models` would: a version becomes part of a file's name and of addresses.
+
+    Raises:
+        ValueError: it is not made of numbers and dots.
+    """
+    if not re.fullmatch(r"\d+(\.\d+)*", version):
+        raise ValueError(f"{version!r} is no version: name it with numbers and dots, as 1.2")
+
+
+def _keep_other_version(old: Path, coming: str) -> None:
+    """Move an archive that is about to be replaced to the name that its version has."""
+    try:
+        with zipfile.ZipFile(old) as archive:
+            manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+        version = str(manifest["model"]["modelVersion"])
+        check_version(version)
+    except (OSError, zipfile.BadZipFile, ValueError, LookupError, TypeError):
+        return  # there is none, or nothing that could be served
+    named = old.with_name(f"{MODEL_NAME}-{version}.mar")
+    # One that is there already has been put there by a swap, and may be what is served.
+    if version != coming and not named.exists():
+        old.replace(named)
+        print(f"{old} held version {version}: it is {named} now")
 
 
 def _write_config(path: Path, device: str) -> None:

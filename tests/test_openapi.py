@@ -6,6 +6,7 @@ test_openapi_torchserve.py.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from gateway_fixtures import BROKEN_PHOTO, PHOTO, Gateway
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
+from gateway.errors import (
+    GatewayError,
+    MethodNotAllowedError,
+    NotFoundError,
+    PhotoRefusedError,
+)
 from gateway.openapi import openapi_yaml
 
 FOLDER = Path(__file__).resolve().parent.parent / "openapi"
@@ -42,6 +49,18 @@ def test_an_operators_settings_do_not_change_it(monkeypatch: pytest.MonkeyPatch)
     before = openapi_yaml()
     monkeypatch.setenv("CARID_PORT", "1234")
     assert openapi_yaml() == before
+
+
+def test_every_error_is_described_and_in_the_gateways_page(description: dict[str, Any]) -> None:
+    page = (FOLDER.parent / "docs" / "gateway.md").read_text()
+    rows = dict(re.findall(r"^\| ([0-9, ]+) \| (`.*) \|$", page, re.MULTILINE))
+    described = yaml.dump(description)
+    for error in set(GatewayError.__subclasses__()) - {PhotoRefusedError}:
+        [row] = [text for statuses, text in rows.items() if str(int(error.status)) in statuses]
+        assert f"`{error.code}`" in row
+        # No operation answers these two: there is none.
+        if error not in (NotFoundError, MethodNotAllowedError):
+            assert f"{error.code}:" in described
 
 
 def test_every_example_keeps_to_its_schema(description: dict[str, Any]) -> None:

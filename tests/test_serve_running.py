@@ -68,6 +68,31 @@ def test_stopping_a_service_ends_its_children_too(tmp_path: Path, child: str, th
     assert not still_running({child_pid})
 
 
+def log_of(tmp_path: Path, code: str) -> Path:
+    """The log of a service that runs this and ends."""
+    log = tmp_path / "service.log"
+    group = ProcessGroup("x", [sys.executable, "-c", code], cwd=tmp_path, log=log, env={})
+    while not group.is_gone():
+        time.sleep(0.05)
+    return log
+
+
+def test_the_log_of_the_start_before_is_kept(tmp_path: Path) -> None:
+    log = log_of(tmp_path, "print('why it failed')")
+    before = log.with_name("service.log.1")
+    assert not before.exists()
+    log_of(tmp_path, "")
+    assert (log.read_text(), before.read_text()) == ("", "why it failed\n")
+    # Of a start that said nothing there is nothing to keep.
+    log_of(tmp_path, "print('again')")
+    assert (log.read_text(), before.read_text()) == ("again\n", "why it failed\n")
+
+
+def test_a_log_can_be_emptied_while_its_service_writes(tmp_path: Path) -> None:
+    code = "import os; print('much', flush=True); os.truncate('service.log', 0); print('end')"
+    assert log_of(tmp_path, code).read_text() == "end\n"
+
+
 @pytest.mark.parametrize("answers", [True, False])
 def test_the_gateway_drains_only_where_photos_are_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
