@@ -99,19 +99,18 @@ class StandInTorchServe:
     Attributes:
         failures: answers for the next predictions; when they are used up, photos are answered.
         delay: seconds a prediction takes.
+        held: what is not answered for now: see `holding`.
         workers: their states, as management tells them.
         version: the default one.
         verdict: of every answer.
         others: other versions that are registered → their workers' states.
         sees: version → the car it sees on each photo; Audi where it isn't told.
-        slow: version → seconds its predictions take longer.
         broken: version → what it answers instead.
         photos: request ids and bodies of all predictions.
         asked: versions and options of all predictions.
         describes: queries of all model descriptions.
         renewals: how many keys were asked for.
         metrics: what its metrics port shows.
-        scrape_delay: seconds that takes.
         scrapes: how often it was asked.
     """
 
@@ -120,19 +119,18 @@ class StandInTorchServe:
         self.url = ""
         self.failures: deque[Response] = deque()
         self.delay = 0.0
+        self.held: set[str] = set()
         self.workers = ["READY"]
         self.version = "1.0"
         self.verdict = "identified"
         self.others: dict[str, list[str]] = {}
         self.sees: dict[str, dict[str, Any]] = {}
-        self.slow: dict[str, float] = {}
         self.broken: dict[str, Response] = {}
         self.photos: list[tuple[str, bytes]] = []
         self.asked: list[dict[str, object]] = []
         self.describes: list[str] = []
         self.renewals = 0
         self.metrics = METRICS
-        self.scrape_delay = 0.0
         self.scrapes = 0
         self.most_at_once = 0
         self._at_once = 0
@@ -168,6 +166,22 @@ class StandInTorchServe:
         """The key ends before its time in the file."""
         self.keys[kind] = "no key is like this"
 
+    @contextmanager
+    def holding(self, what: str = "1.0") -> Iterator[None]:
+        """Inside the `with` block that version answers no photo, or "metrics" no scrape.
+
+        A delay would be a guess of how long the test takes until it has seen what it came for.
+        """
+        self.held.add(what)
+        try:
+            yield
+        finally:
+            self.held.discard(what)
+
+    async def _until_released(self, what: str) -> None:
+        while what in self.held:
+            await asyncio.sleep(0.01)
+
     def _refusal(self, request: Request, kind: str) -> Response | None:
         if request.headers.get("authorization") == f"Bearer {self.keys[kind]}":
             return None
@@ -192,7 +206,8 @@ class StandInTorchServe:
         self.asked.append({"version": asked_version, "explain": explain, **options})
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
-        await asyncio.sleep(self.delay + self.slow.get(version, 0))
+        await asyncio.sleep(self.delay)
+        await self._until_released(version)
         self._at_once -= 1
         if self.failures:
             return self.failures.popleft()
@@ -243,7 +258,7 @@ class StandInTorchServe:
 
     async def _metrics(self, _: Request) -> Response:
         self.scrapes += 1
-        await asyncio.sleep(self.scrape_delay)
+        await self._until_released("metrics")
         return Response(self.metrics, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _token(self, request: Request) -> Response:
@@ -271,6 +286,14 @@ def _description(version: str, workers: list[str]) -> dict[str, Any]:
         ],
         "jobQueueStatus": {"remainingCapacity": 60, "pendingRequests": 4},
     }
+
+
+def wait_for(condition: Callable[[], object], patience_s: float = 60) -> None:
+    """Return once it is true; the limit is for what never happens, not for slow machines."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {patience_s} s"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)

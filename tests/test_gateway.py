@@ -23,6 +23,7 @@ from gateway_fixtures import (
     assert_error,
     identify,
     identify_raw,
+    wait_for,
 )
 
 from gateway.settings import MEGABYTE
@@ -101,7 +102,11 @@ class TestPhotos:
         self, start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
     ) -> None:
         torchserve.delay = 0.05
-        identify(start_gateway(photos_in_flight=3), *[PHOTO] * 10)
+        gateway = start_gateway(photos_in_flight=3)
+        with ThreadPoolExecutor(1) as pool, torchserve.holding():
+            request = pool.submit(identify, gateway, *[PHOTO] * 10)
+            wait_for(lambda: len(torchserve.photos) == 3)
+        assert request.result().ok
         assert torchserve.most_at_once == 3
 
     def test_nothing_is_written_to_disk(self, gateway: Gateway) -> None:
@@ -244,6 +249,17 @@ class TestLimits:
         assert identify(small, *[PHOTO] * 3).status_code == 200
         assert_error(identify(small, *[PHOTO] * 4), 413, "too_many_photos")
 
+    def test_parts_that_hold_nothing_are_counted_too(self, small: Gateway) -> None:
+        empty = b'--x\r\nContent-Disposition: form-data; name="file"; filename=""\r\n\r\n\r\n'
+        photo = b'--x\r\nContent-Disposition: form-data; name="a"; filename="a"\r\n\r\na\r\n'
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+
+        def sent(count: int) -> requests.Response:
+            return identify_raw(small, empty * count + photo + b"--x--\r\n", headers=headers)
+
+        assert sent(10).status_code == 200, "a page may have file inputs that nobody filled in"
+        assert "parts" in assert_error(sent(40), 413, "too_many_photos")
+
     def test_who_waits_for_permission_sends_no_byte_too_many(self, small: Gateway) -> None:
         address = urlsplit(small.url)
         with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
@@ -257,15 +273,15 @@ class TestLimits:
         self, start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
     ) -> None:
         gateway = start_gateway(upload_memory_bytes=2500)
-        torchserve.delay = 1.5
-        with ThreadPoolExecutor(4) as pool:
-            responses = list(pool.map(lambda _: identify_raw(gateway, bytes(1000)), range(4)))
+        with ThreadPoolExecutor(4) as pool, torchserve.holding():
+            calls = [pool.submit(identify_raw, gateway, bytes(1000)) for _ in range(4)]
+            wait_for(lambda: sum(call.done() for call in calls) == 2)
+        responses = [call.result() for call in calls]
         assert sorted(response.status_code for response in responses) == [200, 200, 503, 503]
         busy = next(response for response in responses if response.status_code == 503)
         assert_error(busy, 503, "server_busy")
         assert busy.headers["Retry-After"] == "1"
         # What was refused is no longer held.
-        torchserve.delay = 0
         assert identify_raw(gateway, bytes(2500)).status_code == 200
 
 

@@ -21,6 +21,7 @@ from gateway_fixtures import (
     StandInTorchServe,
     assert_error,
     identify,
+    wait_for,
 )
 from starlette.responses import Response
 
@@ -57,17 +58,18 @@ class TestTorchServeInTrouble:
     def test_a_slow_answer_is_a_timeout(
         self, start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
     ) -> None:
-        torchserve.delay = 1
-        assert_error(identify(start_gateway(answer_timeout_s=0.2), PHOTO), 504, "timeout")
+        gateway = start_gateway(answer_timeout_s=0.2)
+        with torchserve.holding():
+            assert_error(identify(gateway, PHOTO), 504, "timeout")
 
     def test_photos_whose_turn_does_not_come_are_told_to_come_back(
         self, start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
     ) -> None:
-        torchserve.delay = 2
         gateway = start_gateway(upstream_connections=2, queue_timeout_s=0.3)
-        with ThreadPoolExecutor(6) as pool:
-            responses = list(pool.map(lambda _: identify(gateway, PHOTO), range(6)))
-        assert sorted(response.status_code for response in responses) == [200] * 2 + [503] * 4
+        with ThreadPoolExecutor(6) as pool, torchserve.holding():
+            calls = [pool.submit(identify, gateway, PHOTO) for _ in range(6)]
+            wait_for(lambda: sum(call.done() for call in calls) == 4)
+        assert sorted(call.result().status_code for call in calls) == [200] * 2 + [503] * 4
         assert identify(gateway, PHOTO).status_code == 200
 
     def test_it_is_not_there(self, start_gateway: Callable[..., Gateway]) -> None:

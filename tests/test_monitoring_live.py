@@ -12,7 +12,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,9 +203,7 @@ def test_a_hanging_torchserve_is_told_to_who_is_on_call(watched: Watched) -> Non
     java = java_of(watched.service)
     os.kill(java, signal.SIGSTOP)
     try:
-        start = time.monotonic()
         assert "carid_gateway_torchserve_up 0.0" in watched.metrics()
-        assert time.monotonic() - start < 3
         states = [watched.prometheus.state("CaridTorchServeGone")]
 
         def fires() -> bool:
