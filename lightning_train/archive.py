@@ -72,12 +72,10 @@ def archive(
         version: version of the archive, e.g. 2.0.
         data: the data set it was trained on. With a folder `not_cars` in it, of photos of
             anything else, the archive learns to say `not_a_car` and to find a car on a larger
-            scene; with `unseen_cars`, of cars that are none of the classes, the score that tells
-            them best is chosen.
-        out: archive to write; its model card gets its name with .md.
-        recipe: the configuration it was trained with, quoted in the model card; by default the
-            one in the checkpoint's own log folder.
-        runs: [A,B], log folders of the runs that led to it; by default the checkpoint's own.
+            scene; with `unseen_cars`, of other cars, the score that tells them best is chosen.
+        out: archive to write, its model card beside it.
+        recipe: the configuration it was trained with; by default that beside the checkpoint.
+        runs: [A,B], log folders of the runs that led to it; by default the checkpoint's.
         engine: `openvino` quantises to 8 bits, for CPUs; `torch` is for CUDA GPUs.
         calibration_photos: training photos that set the ranges of the 8-bit numbers.
         precision: share of `identified` answers that shall be right, for cars the model knows.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def test_a_configuration_trains_as_it_stands(config: Path, toy_root: Path, tmp_p
         # Small, without a download and without minutes of compiling; all else as configured.
         *("--data.size=32", "--data.batch_size=2", "--model.weights=null", "--model.compile=false"),
     ]
+    if "distillation" in yaml.safe_load(config.read_text())["model"]:
+        command.append("--model.distillation=null")  # the teachers know other cars than these toys
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -44,10 +47,14 @@ def test_a_configuration_trains_as_it_stands(config: Path, toy_root: Path, tmp_p
 @pytest.mark.parametrize("config", CONFIGS, ids=stem)
 def test_a_configuration_says_what_it_is_for_and_ends_at_a_minimum(config: Path) -> None:
     header = config.read_text().partition("\nseed_everything")[0]
-    assert f"make train CONFIG=lightning_train/configs/{config.name}" in header
+    assert re.search(
+        rf"make train(-within MINUTES=\d+)? CONFIG=lightning_train/configs/{config.name}", header
+    )
     assert "# Gave: " in header
     content = yaml.safe_load(config.read_text())
     cycle = content["model"]["schedule"]["init_args"]
+    if "cycles" in cycle:  # parts of the run, whatever its length
+        return
     length = cycle["step_size_up"] + cycle.get("step_size_down", cycle["step_size_up"])
     assert content["trainer"]["max_epochs"] % length == 0
 
