@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 from benchmarks.containers import HARDENED, Container, Memory, engine, running
 from benchmarks.service import BenchmarkError
 from benchmarks.serving.photos import write_photos
+from handler.cores import usable_cores
 
 _CLIENTS = 16
 _STARTS = 3
@@ -79,7 +79,7 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
         answered, samples = _under_load(container, photos, key, options.seconds)
         parts = _parts(container)
     return {
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+        "machine": f"{platform.machine()}, {usable_cores()} cores",
         "image_mb": round(image["Size"] / 1e6),
         "base_mb": parts.pop("base"),
         "parts_mb": parts,

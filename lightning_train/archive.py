@@ -145,8 +145,7 @@ def archive(
             trial.write(content / "model.json")
             return CarIdentifier.from_directory(content)
 
-        strictness = fit_closer_looks(worker(known), val.samples, backgrounds, precision)
-        known = replace(known, stricter_if_found=strictness)
+        known = fit_closer_looks(worker(known), val.samples, backgrounds, precision)
         identifier = worker(known)
         scores = score(identifier, val, data)
         exact = float_logits(model, pixels)

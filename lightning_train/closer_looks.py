@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import floor
 from pathlib import Path
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from handler.identifier import CarIdentifier
+from handler.known import KnownScore
 from lightning_train.data import Sample, load_crop
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.evaluate import examine_images
+from lightning_train.evaluation.scenes import SCALES
 from lightning_train.scenes import compose_scene
 
 __all__ = ["fit_closer_looks"]
 
-# Width of the car over width of the scene.
-_SCALES = (0.7, 0.5, 0.35, 0.25)
 _SCENES_OF_A_SCALE = 200
 _BATCH = 8
 
@@ -33,8 +33,8 @@ def fit_closer_looks(
     samples: Sequence[Sample],
     backgrounds: Sequence[Path],
     precision: float,
-) -> float:
-    """How much higher the threshold of `identified` must lie where the worker chose the part.
+) -> KnownScore:
+    """The identifier's score, stricter by as much as it must be where the worker chose the part.
 
     At least `precision` of the photos that are then answered `identified`, and of the closer looks
     at composed scenes that are, are right. The photos alone would not do: on few of them the car
@@ -46,23 +46,22 @@ def fit_closer_looks(
         backgrounds: photos without any car; without them no archive looks closer.
         precision: 0…1.
 
-    Returns:
-        What is added to the threshold, in its units, 0 or more.
     """
+    known = identifier.manifest.known
     if not backgrounds:
-        return 0.0
+        return known
     side = identifier.manifest.preprocessing.size
     photos = _identified(
         identifier, ((load_crop(sample, side), sample.class_id) for sample in samples)
     )
     scenes = _identified(identifier, _scenes(samples, backgrounds, side))
     threshold = max(
-        identifier.manifest.known.threshold,
+        known.threshold,
         # What was identified at the first look stays: it comes first, whatever its score.
         _lowest(np.where(photos.found, photos.scores, np.inf), photos.right, precision),
         _lowest(scenes.scores[scenes.found], scenes.right[scenes.found], precision),
     )
-    return floor((threshold - identifier.manifest.known.threshold) * 1e4) / 1e4
+    return replace(known, stricter_if_found=floor((threshold - known.threshold) * 1e4) / 1e4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,9 @@ def _identified(identifier: CarIdentifier, images: Iterator[_Image]) -> _Identif
 
 def _scenes(samples: Sequence[Sample], backgrounds: Sequence[Path], side: int) -> Iterator[_Image]:
     generator = np.random.default_rng(0)
-    for scale in _SCALES:
+    for scale in SCALES:
+        if scale == 1:  # there is nothing to look closer at
+            continue
         for index in generator.permutation(len(samples))[:_SCENES_OF_A_SCALE]:
             scene = compose_scene(
                 samples[int(index)], backgrounds, scale, generator, input_side=side

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +47,7 @@ def cross_fitted(
     for half in (0, 1):
         fit, held_out = samples[half::2], samples[1 - half :: 2]
         known = operating_point(name, logits[half::2], _classes(fit), precision)
-        strictness = fit_closer_looks(worker(known), fit, backgrounds, precision)
-        identifier = worker(replace(known, stricter_if_found=strictness))
+        identifier = worker(fit_closer_looks(worker(known), fit, backgrounds, precision))
         evaluation = Evaluation(
             labels=identifier.labels,
             samples=tuple(held_out),

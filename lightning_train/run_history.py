@@ -18,12 +18,11 @@ def own_records(checkpoint: Path) -> tuple[Path | None, list[Path]]:
     Args:
         checkpoint: LOGS/checkpoints/NAME.ckpt, or what lies elsewhere and is of none.
     """
+    if not checkpoint.is_file():
+        return None, []
     logs = checkpoint.resolve().parent.parent
-    config = logs / "config.yaml"
-    return (
-        config if checkpoint.is_file() and config.is_file() else None,
-        [logs] if checkpoint.is_file() and (logs / "run.json").is_file() else [],
-    )
+    config, record = logs / "config.yaml", logs / "run.json"
+    return config if config.is_file() else None, [logs] if record.is_file() else []
 
 
 def read_runs(folders: Sequence[Path]) -> list[dict[str, Any]]:

@@ -84,13 +84,13 @@ def test_it_is_trusted_from_where_enough_of_the_answers_are_right(
     before = photo_scores(identifier, samples, "before").verdicts
     assert before is not None
     assert before.tolist() == ["identified"] * 45, "and five of them are wrong"
-    strictness = fit_closer_looks(identifier, samples, backgrounds, precision=0.95)
-    strict = worker(replace(TINY_MANIFEST.known, stricter_if_found=strictness))
+    strict = worker(fit_closer_looks(identifier, samples, backgrounds, precision=0.95))
     after = photo_scores(strict, samples, "after").verdicts
     assert after is not None
     assert after.tolist() == ["identified"] * 40 + ["uncertain"] * 5
     # Of those that are left, one in nine may be wrong.
-    assert fit_closer_looks(identifier, samples, backgrounds, precision=0.88) == 0
+    known = TINY_MANIFEST.known
+    assert fit_closer_looks(identifier, samples, backgrounds, precision=0.88) == known
 
 
 def test_scenes_of_the_photos_count_where_no_photo_has_a_small_car(
@@ -101,9 +101,10 @@ def test_scenes_of_the_photos_count_where_no_photo_has_a_small_car(
     """Wrong at the first look and in scenes: only the latter can be helped here."""
     right, wrong = samples_of(picture(RED), AUDI, 20), samples_of(picture(BLUE), AUDI, 5)
     identifier = worker(TINY_MANIFEST.known)
-    assert fit_closer_looks(identifier, right, backgrounds, precision=0.95) == 0
-    strictness = fit_closer_looks(identifier, right + wrong, backgrounds, precision=0.95)
-    assert strictness > 0
+    known = TINY_MANIFEST.known
+    assert fit_closer_looks(identifier, right, backgrounds, precision=0.95) == known
+    strict = fit_closer_looks(identifier, right + wrong, backgrounds, precision=0.95)
+    assert strict.stricter_if_found > 0
 
 
 def test_without_backgrounds_nothing_looks_closer(
@@ -111,7 +112,8 @@ def test_without_backgrounds_nothing_looks_closer(
     samples_of: Callable[[Image.Image, int, int], list[Sample]],
 ) -> None:
     samples = samples_of(scene((PALE_RED, SMALL)), BMW, 5)
-    assert fit_closer_looks(worker(TINY_MANIFEST.known), samples, [], precision=0.95) == 0
+    known = TINY_MANIFEST.known
+    assert fit_closer_looks(worker(known), samples, [], precision=0.95) == known
 
 
 class TestCrossFitted:

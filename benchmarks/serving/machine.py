@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
@@ -10,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+from handler.cores import usable_cores as cores
 
 __all__ = [
     "busy_seconds",
@@ -25,11 +26,6 @@ _PACKAGES = (
     "openvino", "torch", "pillow", "torchserve", "fastapi", "uvicorn", "flask", "waitress",
     "litserve", "bentoml",
 )  # fmt: skip
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def cpu_model() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.soak.clients import Tally
 from benchmarks.soak.watch import GROWTH_BOUND_MB, MemoryWatch, Trend, fit_trend
+from handler.cores import usable_cores
 
 __all__ = ["Report"]
 
@@ -112,7 +112,7 @@ class Report:
 
     def _to_json(self) -> dict[str, Any]:
         return {
-            "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
+            "machine": f"{platform.machine()}, {usable_cores()} cores",
             "archive": self.archive,
             "clients": self.clients,
             "requests": self.tally.sent,
