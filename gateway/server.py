@@ -23,6 +23,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.drain import Drain
+from gateway.listening import close_queue
 from gateway.settings import Settings
 
 __all__ = ["serve"]
@@ -31,9 +32,10 @@ __all__ = ["serve"]
 _FINISH_S = 30
 _FINISH_WITHOUT_DRAIN_S = 10
 # How long a connection may stay without a request once no new ones are taken.
-_LAST_WORD_S = 1.0
-# uvloop closes a listening socket in one of its next rounds.
-_UNTIL_CLOSED_S = 0.05
+_LAST_WORD_S = 2.0
+# For handshakes that had begun, and for uvloop, which closes a socket in one of its next rounds. A
+# caller whose connection was not begun asks again after a second, and is refused then.
+_HANDSHAKE_S = 0.25
 
 
 def serve(app: FastAPI, settings: Settings) -> None:
@@ -93,8 +95,8 @@ class _Server(uvicorn.Server):
     async def _take_in_who_waits(self) -> None:
         """Stop listening without a loss: the kernel resets who is connected, but not accepted yet.
 
-        So the listening sockets are kept, past uvicorn's closing of its own view of them, for just
-        long enough to empty their queues.
+        So nobody new is let into the queues of the listening sockets, which are kept past uvicorn's
+        closing of its own view of them for just long enough to empty them.
         """
         loop = asyncio.get_running_loop()
         listeners = [
@@ -102,9 +104,11 @@ class _Server(uvicorn.Server):
             for server in self.servers
             for listening in server.sockets
         ]
+        for listener in listeners:
+            close_queue(listener)
         for server in self.servers:
             server.close()
-        await asyncio.sleep(_UNTIL_CLOSED_S)
+        await asyncio.sleep(_HANDSHAKE_S)
         waiting = []
         for listener in listeners:
             listener.setblocking(False)

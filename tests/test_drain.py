@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ import pytest
 import requests
 from gateway_fixtures import PHOTO, StandInTorchServe, assert_error, wait_for
 from public_gateway import PublicGateway, public_gateway, request_head
+
+from gateway.listening import close_queue
 
 CLIENTS = 16
 DRAIN_S = 2.0
@@ -151,24 +154,39 @@ class TestUnderLoad:
     def test_who_is_connected_may_still_ask_when_no_new_connections_are_taken(
         self, torchserve: StandInTorchServe, tmp_path: Path
     ) -> None:
-        """A second process keeps the port's queue full of callers not yet accepted."""
+        """The port's queue is kept full of callers not yet accepted; the last one is taken, too."""
         with running(torchserve, tmp_path, CARID_DRAIN_S="0.3") as gateway:
             stop(gateway)
             connections = []
-            refused = False
-            while not refused:
+            is_open = True
+            while is_open:
                 try:
-                    connections.append(socket.create_connection(gateway.address, timeout=10))
-                except ConnectionRefusedError:
-                    refused = True
-                time.sleep(0.002)
+                    connections.append(socket.create_connection(gateway.address, timeout=0.1))
+                except (ConnectionRefusedError, TimeoutError):  # Linux refuses only the next try
+                    is_open = False
             recent = connections[-20:]
             for connection in recent:
+                connection.settimeout(30)
                 connection.sendall(request_head(len(PHOTO)) + PHOTO)
             answers = [connection.recv(100) for connection in recent]
             for connection in connections:
                 connection.close()
         assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * len(recent)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's socket filters")
+def test_a_closed_queue_keeps_who_is_in_it_and_lets_nobody_in() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as early,
+    ):
+        close_queue(listener)
+        with pytest.raises(TimeoutError):
+            socket.create_connection(listener.getsockname(), timeout=0.3)
+        accepted, _ = listener.accept()
+        with accepted:
+            early.sendall(b"still here")
+            assert accepted.recv(100) == b"still here"
 
 
 class TestWhileItDrains:
