@@ -119,5 +119,5 @@ class TestUploads:
     def test_slow_answers_are_not_slow_uploads(
         self, start_gateway: Callable[..., Gateway], torchserve: StandInTorchServe
     ) -> None:
-        torchserve.delay = 3.5
-        assert identify(start_gateway(upload_timeout_s=3), PHOTO).ok
+        torchserve.delay = 5.5
+        assert identify(start_gateway(upload_timeout_s=5), PHOTO).ok

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import requests
@@ -89,11 +89,18 @@ class TestTorchServeInTrouble:
         assert identify(gateway, PHOTO).status_code == 200
 
     def test_it_is_writing_its_key_file(
-        self, gateway: Gateway, torchserve: StandInTorchServe
+        self, gateway: Gateway, torchserve: StandInTorchServe, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        torchserve.key_file.write_text('{"management": {"key": "ab')
-        threading.Timer(0.06, torchserve.write_key_file).start()
+        read_bytes, seen = Path.read_bytes, []
+
+        def read_while_it_writes(path: Path) -> bytes:
+            if path == torchserve.key_file:
+                seen.append(path)
+            return b'{"management": {"key": "ab' if len(seen) == 1 else read_bytes(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read_while_it_writes)
         assert identify(gateway, PHOTO).status_code == 200
+        assert len(seen) > 1
 
 
 class TestKeys:
