@@ -24,10 +24,10 @@ from lightning_train.car_locator import fit_car_locator
 from lightning_train.classifier import CarClassifier
 from lightning_train.closer_looks import fit_closer_looks
 from lightning_train.cross_fitting import cross_fitted
-from lightning_train.data import Sample, load_crop, read_dataset
+from lightning_train.data import IfUnreadable, Sample, load_crop
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.evaluate import score
-from lightning_train.evaluation.outside import other_photos
+from lightning_train.evaluation.photo_sets import PhotoSets
 from lightning_train.evaluation.report import print_figures
 from lightning_train.evaluation.scenes import score_scenes
 from lightning_train.export import (
@@ -61,6 +61,7 @@ def archive(
     precision: float = 0.95,
     keep_cars: float = 0.995,
     scenes: int = 1500,
+    unreadable: IfUnreadable = "error",
 ) -> None:
     """Package a checkpoint for TorchServe, with its model card beside it.
 
@@ -81,6 +82,7 @@ def archive(
         precision: share of `identified` answers that shall be right, for cars the model knows.
         keep_cars: share of cars that shall not be answered `not_a_car`.
         scenes: how many to compose of cars and `not_cars`, to learn where on them a car is.
+        unreadable: whether a photo that cannot be decoded is an `error` or left out (`skip`).
     """
     check_version(version)
     own_recipe, own_runs = own_records(checkpoint)
@@ -88,7 +90,8 @@ def archive(
     recipe_text = recipe.read_text(encoding="utf-8") if recipe else None
     history = read_runs(runs or own_runs)
     model = load_classifier(checkpoint)
-    train, val = read_dataset(data, "train"), read_dataset(data, "val")
+    photos = PhotoSets(data, model.preprocessing.size, unreadable)
+    train, val = photos.split("train"), photos.split("val")
     names = [label.label for label in val.labels]
     if names != model.hparams["class_names"]:
         raise ValueError(f"{data} has other classes than {checkpoint} was trained on")
@@ -105,7 +108,7 @@ def archive(
             images=pixels[:_SELFCHECK_PHOTOS],
             logits=logits[:_SELFCHECK_PHOTOS],
         )
-        backgrounds = other_photos(data / "not_cars", "fit")
+        backgrounds = photos.others("not_cars", "fit")
         if backgrounds:
             _write_car_finders(
                 built.engine, features, backgrounds, train.samples, model.preprocessing,
@@ -114,7 +117,7 @@ def archive(
         else:
             print(f"no photos in {data / 'not_cars'}: this archive will never say not_a_car")
         truth = np.array([sample.class_id for sample in val.samples])
-        unseen = [Sample(path, 0) for path in other_photos(data / "unseen_cars")]
+        unseen = [Sample(path, 0) for path in photos.others("unseen_cars")]
         unseen_logits = (
             _run(built.engine, _pixels(unseen, model.preprocessing))[0] if unseen else None
         )
@@ -147,11 +150,11 @@ def archive(
 
         known = fit_closer_looks(worker(known), val.samples, backgrounds, precision)
         identifier = worker(known)
-        scores = score(identifier, val, data)
+        scores = score(identifier, val, photos)
         exact = float_logits(model, pixels)
         measured = _metrics(built.precision, exact, logits, truth, val.labels, scores)
         measured["known_scores"] = compared
-        if other_backgrounds := other_photos(data / "not_cars", "measure"):
+        if other_backgrounds := photos.others("not_cars", "measure"):
             measured["scenes"] = score_scenes(identifier, val.samples, other_backgrounds)
         halves = cross_fitted(worker, known.name, logits, val.samples, backgrounds, precision)
         measured["cross_fitted"] = {name: halves[name] for name in measured["honesty"] if halves}

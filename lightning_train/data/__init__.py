@@ -12,6 +12,7 @@ from lightning_train.data.samples import (
     Split,
 )
 from lightning_train.data.splits import validation_paths
+from lightning_train.data.unreadable import IfUnreadable
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -19,6 +20,7 @@ __all__ = [
     "CarDataModule",
     "CarDataset",
     "DatasetError",
+    "IfUnreadable",
     "Sample",
     "Split",
     "load_crop",

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,10 +26,14 @@ from lightning_train.data.storage import (
     ResidentPhotos,
     Storage,
     StreamedPhotos,
-    Unreadable,
     choose_storage,
     decode_photos,
+)
+from lightning_train.data.unreadable import (
+    IfUnreadable,
+    Unreadable,
     find_unreadable,
+    tell_unreadable,
 )
 
 __all__ = ["CarDataModule"]
@@ -39,7 +43,6 @@ _SPLITS: dict[str, tuple[Split, ...]] = {
     "validate": ("val",),
     "test": ("test",),
 }
-_NAMED = 5  # unreadable photos that a report names
 
 
 class CarDataModule(pl.LightningDataModule):
@@ -82,7 +85,7 @@ class CarDataModule(pl.LightningDataModule):
         sampling_power: float = 0.0,
         storage: Storage = "auto",
         workers: int | None = None,
-        unreadable: Literal["error", "skip"] = "error",
+        unreadable: IfUnreadable = "error",
         max_classes: int | None = None,
         photos_per_class: int | None = None,
         long_tail: float | None = None,
@@ -217,7 +220,9 @@ class CarDataModule(pl.LightningDataModule):
             return decode_photos(dataset.samples, self.preprocessing, where, threads)
         # Each process looks at its share, or many of them would take many times as long.
         rank, processes = self._rank(), self._processes()
-        unreadable = find_unreadable(dataset.samples[rank::processes], self.preprocessing, threads)
+        unreadable = find_unreadable(
+            dataset.samples[rank::processes], self.preprocessing.size, threads
+        )
         if processes > 1:
             shares: list[Unreadable] = [{} for _ in range(processes)]
             distributed.all_gather_object(shares, unreadable)
@@ -233,12 +238,7 @@ class CarDataModule(pl.LightningDataModule):
         """
         if not unreadable:
             return
-        paths = sorted(unreadable)
-        others = ", ".join(map(str, paths[1:_NAMED])) + (", …" if len(paths) > _NAMED else "")
-        what = (
-            f"{len(paths)} of {photos} photos cannot be used: {unreadable[paths[0]]}"
-            f"{f' (the same goes for {others})' if others else ''}"
-        )
+        what = tell_unreadable(unreadable, photos)
         if self.unreadable == "error":
             raise DatasetError(f"{what}; or leave them out: data.unreadable=skip")
         rank_zero_warn(f"{what}. Left out")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,21 +15,19 @@ from torch.utils.data import Dataset
 from handler.preprocessing import Preprocessing
 from lightning_train.data.batch import Batch
 from lightning_train.data.crops import load_crop
-from lightning_train.data.samples import DatasetError, Sample
+from lightning_train.data.samples import Sample
+from lightning_train.data.unreadable import Unreadable, failures
 
 __all__ = [
     "Photos",
     "ResidentPhotos",
     "Storage",
     "StreamedPhotos",
-    "Unreadable",
     "choose_storage",
     "decode_photos",
-    "find_unreadable",
 ]
 
 Storage = Literal["auto", "device", "memory", "stream"]
-Unreadable = dict[Path, str]  # photo → what is wrong with it
 
 _CHUNK = 512  # photos decoded at a time on their way to the device: 77 MB at 224 px
 
@@ -125,20 +122,13 @@ def decode_photos(
         def attempt(i: int, chunk: Sequence[Sample] = chunk, decoded: Tensor = decoded) -> None:
             _decode_into(decoded[i], chunk[i], preprocessing)
 
-        unreadable |= _failures(attempt, chunk, threads)
+        unreadable |= failures(attempt, chunk, threads)
         images[start : start + len(chunk)] = decoded
     if unreadable:
         kept = [i for i, sample in enumerate(samples) if sample.path not in unreadable]
         samples = [samples[i] for i in kept]
         images = images[kept]
     return ResidentPhotos(samples, images), unreadable
-
-
-def find_unreadable(
-    samples: Sequence[Sample], preprocessing: Preprocessing, threads: int
-) -> Unreadable:
-    """Decode all photos and keep none: better now than in the middle of a run of hours."""
-    return _failures(lambda i: load_crop(samples[i], preprocessing.size), samples, threads)
 
 
 def choose_storage(photo_bytes: int, device: torch.device, processes: int) -> Storage:
@@ -165,23 +155,6 @@ def _decode_into(image: Tensor, sample: Sample, preprocessing: Preprocessing) ->
     """Write a photo's pixels to a uint8 tensor [3, S, S]."""
     pixels = preprocessing(load_crop(sample, preprocessing.size))
     np.copyto(image.numpy(), pixels.transpose(2, 0, 1))
-
-
-def _failures(
-    attempt: Callable[[int], object], samples: Sequence[Sample], threads: int
-) -> Unreadable:
-    """The samples for whose position the attempt fails."""
-
-    def failure(index: int) -> str | None:
-        try:
-            attempt(index)
-        except DatasetError as error:
-            return str(error)
-        return None
-
-    with ThreadPoolExecutor(threads) as pool:  # Pillow decodes outside the GIL
-        found = list(pool.map(failure, range(len(samples))))
-    return {sample.path: why for sample, why in zip(samples, found, strict=True) if why}
 
 
 def _free_host_memory() -> int:

@@ -19,10 +19,18 @@ from handler.labels import CarLabel
 from handler.manifest import ModelManifest
 from handler.reader import View
 from handler.region import Box
-from lightning_train.data import CarDataset, DatasetError, Sample, Split, load_crop, read_dataset
+from lightning_train.data import (
+    CarDataset,
+    DatasetError,
+    IfUnreadable,
+    Sample,
+    Split,
+    load_crop,
+    read_dataset,
+)
 from lightning_train.evaluation import metrics
 from lightning_train.evaluation.folder import Subject, write_report
-from lightning_train.evaluation.outside import outside_photos
+from lightning_train.evaluation.photo_sets import PhotoSets
 from lightning_train.evaluation.report import print_figures
 from lightning_train.evaluation.result import Evaluation, PhotoScores, Temperature
 
@@ -32,7 +40,11 @@ _BATCH = 8
 
 
 def evaluate(
-    archive: Path, data: Path, split: Split = "val", report: Path | None = None
+    archive: Path,
+    data: Path,
+    split: Split = "val",
+    report: Path | None = None,
+    unreadable: IfUnreadable = "error",
 ) -> dict[str, Any]:
     """Measure an archive on labelled photos; print tables and write a report folder.
 
@@ -44,6 +56,7 @@ def evaluate(
         split: `train`, `val` (held out of training by this project) or `test` (official).
         report: folder for metrics.json, pictures and index.html; by default
             runs/evaluation/ARCHIVE-SPLIT.
+        unreadable: whether a photo that cannot be decoded is an `error` or left out (`skip`).
 
     Returns:
         What metrics.json says of the photos: `figures`, `outside`, `classes`, `confused_pairs`.
@@ -51,10 +64,11 @@ def evaluate(
     report = report or Path("runs/evaluation") / f"{archive.stem}-{split}"
     if report.is_file():
         raise ValueError(f"{report} is a file: --report names a folder")
-    dataset = read_dataset(data, split)
+    read_dataset(data, split)  # fails before the archive is loaded
     with extract_archive(archive) as directory:
         identifier = CarIdentifier.from_directory(directory)
-        evaluation = _measure(identifier, dataset, data)
+        photos = PhotoSets(data, identifier.manifest.preprocessing.size, unreadable)
+        evaluation = _measure(identifier, photos.split(split), photos)
     manifest = identifier.manifest
     subject = Subject(
         kind="archive",
@@ -72,8 +86,13 @@ def evaluate(
     return evaluation.to_json()
 
 
-def score(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> dict[str, Any]:
+def score(identifier: CarIdentifier, dataset: CarDataset, photos: PhotoSets) -> dict[str, Any]:
     """Run every photo through the worker's core.
+
+    Args:
+        identifier: of the archive.
+        dataset: labelled photos.
+        photos: what else is beside them.
 
     Returns:
         `figures` of the labelled photos; `outside`, figures of the folders of other photos.
@@ -81,11 +100,11 @@ def score(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> dict[st
     Raises:
         DatasetError: the data set has classes that the model does not.
     """
-    evaluation = _measure(identifier, dataset, data)
+    evaluation = _measure(identifier, dataset, photos)
     return {"figures": evaluation.figures(), "outside": evaluation.outside_figures()}
 
 
-def _measure(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> Evaluation:
+def _measure(identifier: CarIdentifier, dataset: CarDataset, photos: PhotoSets) -> Evaluation:
     samples = _in_classes_of(identifier.labels, dataset)
     return Evaluation(
         labels=identifier.labels,
@@ -94,10 +113,10 @@ def _measure(identifier: CarIdentifier, dataset: CarDataset, data: Path) -> Eval
         temperature=Temperature(
             identifier.manifest.temperature, "validation photos when the archive was built"
         ),
-        training=_training_photos(identifier.labels, data),
+        training=_training_photos(identifier.labels, photos.data),
         outside={
             name: photo_scores(identifier, [Sample(path, 0) for path in paths], name)
-            for name, paths in outside_photos(data).items()
+            for name, paths in photos.outside().items()
         },
     )
 

@@ -17,7 +17,7 @@ from handler.cores import usable_cores
 from handler.preprocessing import Preprocessing
 from lightning_train.data import CarDataModule, DatasetError, Sample, Split, load_crop
 from lightning_train.evaluation import metrics
-from lightning_train.evaluation.outside import outside_photos
+from lightning_train.evaluation.photo_sets import PhotoSets
 from lightning_train.evaluation.result import Evaluation, PhotoScores, Temperature
 
 __all__ = ["evaluate_network", "network_logits", "weights_of"]
@@ -59,7 +59,7 @@ def evaluate_network(
     )
     if reported_weights is not None:
         with reported_weights:
-            for name, paths in outside_photos(data.root).items():
+            for name, paths in PhotoSets(data.root, model.hparams["size"]).outside().items():
                 photos = [Sample(path, 0) for path in paths]
                 outside[name], _ = network_logits(trainer, model, photos)
             if split == "test" and (validation := _photos(data, "val")):

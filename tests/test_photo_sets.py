@@ -1,0 +1,100 @@
+"""Photos that cannot be decoded: an archive is built, and measured, without them if one says so."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+from PIL import Image
+from toy_cars import write_devkit
+from toy_training import toy_data, toy_model, toy_trainer
+
+from lightning_train.archive import archive
+from lightning_train.data import DatasetError, read_dataset
+from lightning_train.evaluation.evaluate import evaluate
+from lightning_train.evaluation.photo_sets import PhotoSets
+
+TRAIN, VAL = 54, 6  # of the toy cars
+OTHERS, UNSEEN = 12, 3
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set with photos of other things and of other cars."""
+    root = write_devkit(tmp_path_factory.mktemp("data"))
+    stripes = np.indices((60, 60)).sum(axis=0) % 12 * 20
+    for name, count in (("not_cars", OTHERS), ("unseen_cars", UNSEEN)):
+        (root / name).mkdir()
+        for number in range(count):
+            pixels = np.roll(stripes, number, axis=0).astype(np.uint8)
+            Image.fromarray(pixels).rotate(number).save(root / name / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def checkpoint(good: Path) -> Path:
+    pl.seed_everything(0, verbose=False)
+    trainer = toy_trainer(good / "runs", 2)
+    trainer.fit(toy_model(), toy_data(good))
+    trainer.save_checkpoint(good / "toy.ckpt")
+    return good / "toy.ckpt"
+
+
+@pytest.fixture
+def broken(good: Path, tmp_path: Path) -> Path:
+    """A copy with a bad file in each set of photos."""
+    root = tmp_path / "broken"
+    shutil.copytree(good, root, ignore=shutil.ignore_patterns("runs", "*.ckpt"))
+    for path in (
+        *(read_dataset(root, split).samples[1].path for split in ("train", "val")),
+        *(root / "not_cars" / f"{number:02d}.png" for number in (2, 7)),
+        root / "unseen_cars" / "00.png",
+    ):
+        path.write_text("no photo")
+    return root
+
+
+def test_an_archive_is_built_and_measured_without_them(
+    checkpoint: Path, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mar = tmp_path / "car_identifier.mar"
+    archive(checkpoint, "1.0", broken, mar, engine="torch", scenes=48, unreadable="skip")
+    told = capsys.readouterr().out
+    for what in ("train split: 1 of 54", "val split: 1 of 6", "not_cars: 1 of 6", "unseen_cars: 1"):
+        assert told.count(what) == (2 if "not_cars" in what else 1), what
+    with zipfile.ZipFile(mar) as content:
+        provenance = json.loads(content.read("model.json"))["provenance"]
+    assert (provenance["training_photos"], provenance["validation_photos"]) == (TRAIN - 1, VAL - 1)
+
+    result = evaluate(mar, broken, "val", tmp_path / "report", "skip")
+    assert result["figures"]["photos"] == VAL - 1
+    counts = {name: figures["photos"] for name, figures in result["outside"].items()}
+    assert counts == {"not_cars": OTHERS / 2 - 1, "unseen_cars": UNSEEN - 1}
+
+    with pytest.raises(DatasetError, match="cannot be read as an image"):
+        evaluate(mar, broken, "val", tmp_path / "report")
+
+
+def test_without_a_word_they_are_an_error(checkpoint: Path, broken: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"cannot be read as an image .* Replace or delete it"):
+        archive(checkpoint, "1.0", broken, tmp_path / "x.mar", engine="torch", scenes=48)
+    assert not (tmp_path / "x.mar").exists()
+
+
+def test_the_others_stay_in_their_half(good: Path, broken: Path) -> None:
+    for part in ("fit", "measure"):
+        whole = [path.name for path in PhotoSets(good, 32).others("not_cars", part)]
+        rest = [path.name for path in PhotoSets(broken, 32, "skip").others("not_cars", part)]
+        assert rest == [name for name in whole if name not in ("02.png", "07.png")]
+
+
+def test_a_split_of_which_nothing_is_left_is_refused(broken: Path) -> None:
+    for sample in read_dataset(broken, "val").samples:
+        sample.path.write_bytes(b"")
+    with pytest.raises(DatasetError, match="0 usable val photos"):
+        PhotoSets(broken, 32, "skip").split("val")
