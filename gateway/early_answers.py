@@ -26,10 +26,7 @@ class EarlyAnswers:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        headers = Headers(scope=scope)
-        if scope["type"] != "http" or not (
-            headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        ):
+        if scope["type"] != "http" or not _has_body(Headers(scope=scope)):
             await self._app(scope, receive, send)
             return
         is_complete = is_early = False
@@ -61,3 +58,7 @@ class EarlyAnswers:
             await send(message)
 
         await self._app(scope, receive_and_note, send_and_close)
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers

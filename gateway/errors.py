@@ -1,6 +1,7 @@
 """What can go wrong, and the one shape in which a caller hears of it.
 
     GatewayError
+    ├── RequestUnreadableError     400 request_unreadable      no HTTP
     ├── BodyUnreadableError        400 body_unreadable         broken multipart
     ├── ImageMissingError          400 image_missing           no photo, or an empty one
     ├── UnauthorizedError          401 unauthorized            no key, or a wrong one
@@ -14,6 +15,7 @@
     ├── UnsupportedMediaTypeError  415 unsupported_media_type  a body that holds no photo
     ├── InvalidOptionError         422 invalid_option
     ├── RateLimitedError           429 rate_limited
+    ├── HeadTooLargeError          431 head_too_large
     ├── PhotoRefusedError          as the worker says: image_unreadable, unsupported_image_type, …
     ├── InternalError              500 internal_error          a bug, here or in the worker
     ├── NotReadyError              503 not_ready               the answer of /readyz
@@ -44,6 +46,7 @@ __all__ = [
     "BodyTooLargeError",
     "BodyUnreadableError",
     "GatewayError",
+    "HeadTooLargeError",
     "ImageMissingError",
     "ImageTooLargeError",
     "InternalError",
@@ -54,6 +57,7 @@ __all__ = [
     "NotReadyError",
     "PhotoRefusedError",
     "RateLimitedError",
+    "RequestUnreadableError",
     "ServerBusyError",
     "TooManyPhotosError",
     "UnauthorizedError",
@@ -90,6 +94,30 @@ class GatewayError(Exception):
     def detail(self) -> ErrorDetail:
         """Code and message, as they are sent."""
         return ErrorDetail(code=self.code, message=self.message)
+
+
+class RequestUnreadableError(GatewayError):
+    """What came is no HTTP, or not what HTTP allows."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "request_unreadable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is no HTTP request that can be read. Addresses are percent-encoded ASCII, at "
+            "most 64 kB long."
+        )
+
+
+class HeadTooLargeError(GatewayError):
+    """The request's address and headers have too many bytes."""
+
+    status, code = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request's address and headers are larger than 64 kB. Send options and photos in "
+            "the body."
+        )
 
 
 class BodyUnreadableError(GatewayError):
@@ -135,7 +163,7 @@ class MethodNotAllowedError(GatewayError):
 
 
 class UploadTimeoutError(GatewayError):
-    """The body did not arrive in time."""
+    """The request did not arrive in time."""
 
     status, code = HTTPStatus.REQUEST_TIMEOUT, "upload_timeout"
 

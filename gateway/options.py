@@ -63,7 +63,7 @@ def _read_box(value: object) -> object:
 
 
 def _without_spaces(text: str) -> str:
-    return re.sub(" *, *", ",", text.strip(" "))
+    return ",".join(part.strip(" ") for part in text.split(","))
 
 
 class IdentifyOptions(BaseModel):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import sys
 import time
@@ -20,8 +21,8 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.connections import Connection, ConnectionConfig, PatientConnection
 from gateway.drain import Drain
 from gateway.listening import close_queue
 from gateway.settings import Settings
@@ -31,21 +32,20 @@ __all__ = ["serve"]
 # Above the settings' answer_timeout_s: one photo's answer that is on its way arrives.
 _FINISH_S = 30
 _FINISH_WITHOUT_DRAIN_S = 10
-# How long a connection may stay without a request once no new ones are taken.
-_LAST_WORD_S = 2.0
 # For handshakes that had begun, and for uvloop, which closes a socket in one of its next rounds. A
 # caller whose connection was not begun asks again after a second, and is refused then.
 _HANDSHAKE_S = 0.25
+_OPEN_FILES = 65_536
 
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Serve until told to stop; ends the process with status 3 if it can't start."""
     drains = settings.drain_s > 0
-    config = uvicorn.Config(
+    config = ConnectionConfig(
         app,
         host=settings.host,
         port=settings.port,
-        http=_PatientProtocol if drains else HttpToolsProtocol,
+        http=PatientConnection if drains else Connection,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -54,6 +54,8 @@ def serve(app: FastAPI, settings: Settings) -> None:
         timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=_FINISH_S if drains else _FINISH_WITHOUT_DRAIN_S,
     )
+    config.head_timeout_s = settings.upload_timeout_s
+    _allow_many_connections()
     server = _Server(config, app.state.drain, settings.drain_s)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn passes Ctrl-C on when it is done
         server.run()
@@ -120,15 +122,13 @@ class _Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        return _PatientProtocol(self.config, self.server_state, self.lifespan.state)
+        return PatientConnection(self.config, self.server_state, self.lifespan.state)
 
 
-class _PatientProtocol(HttpToolsProtocol):
-    """A connection that is not cut while its request may be on the way."""
-
-    def shutdown(self) -> None:
-        """Close when the request under way is answered; without one, soon."""
-        if self.cycle is None or self.cycle.response_complete:
-            self.loop.call_later(_LAST_WORD_S, super().shutdown)
-        else:
-            super().shutdown()
+def _allow_many_connections() -> None:
+    """Each is an open file, of which a shell's default of 1,024 would soon be used up."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if resource.RLIM_INFINITY != now < wanted:
+        with contextlib.suppress(ValueError, OSError):  # macOS has a limit beside the limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
