@@ -136,7 +136,7 @@ class _Watch(Progress):
         self.update(self._bar, completed=done, rate=rate)
         if not self.console.is_terminal and time.monotonic() > self._told + _LINE_EVERY_S:
             self._told = time.monotonic()
-            print(f"{done:,} of {total:,} photos  {rate}", file=sys.stderr, flush=True)
+            print(f"{done:,} of {total:,} photos  {rate}".rstrip(), file=sys.stderr, flush=True)
 
 
 def _table(summary: Summary) -> Table:

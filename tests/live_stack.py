@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from benchmarks.service import free_ports
 
@@ -119,3 +122,28 @@ def still_running(pids: set[int]) -> set[int]:
     listing = ["ps", "-o", "pid=,stat=", "-p", ",".join(map(str, pids))]
     states = subprocess.run(listing, capture_output=True, text=True).stdout.splitlines()
     return {int(pid) for pid, state in map(str.split, states) if not state.startswith("Z")}
+
+
+def manage(stack: LiveStack, method: str, path: str, **query: object) -> Any:
+    key = json.loads(stack.key_file.read_text())["management"]["key"]
+    response = requests.request(
+        method,
+        f"{stack.management_url}{path}",
+        params=query,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=120,
+    )
+    assert response.ok, response.text
+    return response.json()
+
+
+@contextmanager
+def frozen_worker(stack: LiveStack, version: str = "") -> Iterator[None]:
+    """The worker of a version, or of the default one, does nothing inside the `with` block."""
+    [model] = manage(stack, "GET", f"/models/car_identifier/{version}".rstrip("/"))
+    [worker] = model["workers"]
+    os.kill(worker["pid"], signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(worker["pid"], signal.SIGCONT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -174,7 +175,8 @@ def test_every_photo_has_one_row_and_bad_ones_their_error(
     listing.write_text("\n".join([*names(photos), *bad]))
     finished = bulk(listing, out, "--archive", archive, "--limit", 5, "--top-k", 2)
     assert finished.returncode == 0, finished.stderr
-    assert finished.stderr == ""
+    # On a slow machine it tells how far it is.
+    assert re.sub(r"^\d+ of 5 photos.*\n", "", finished.stderr, flags=re.MULTILINE) == ""
     assert len(rows(out)) == 5
     finished = bulk(listing, out, "--archive", archive, "--top-k", 2)
     assert finished.returncode == 0, finished.stderr

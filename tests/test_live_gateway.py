@@ -6,12 +6,10 @@ import base64
 import io
 import json
 import os
-import signal
 import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,14 @@ import pytest
 import requests
 from factories import GREY, RED, encode, photo, scene
 from gateway_fixtures import assert_error, serving, wait_for
-from live_stack import ROOT, LiveStack, running_stack, wait_until_ready
+from live_stack import (
+    ROOT,
+    LiveStack,
+    frozen_worker,
+    manage,
+    running_stack,
+    wait_until_ready,
+)
 from PIL import Image
 
 from gateway.app import create_app
@@ -35,19 +40,6 @@ TWO_CARS = encode(scene((RED, LEFT), (GREY, RIGHT)), "PNG")
 def post(url: str, body: bytes = PHOTO, **request: Any) -> requests.Response:
     headers = {"Content-Type": "application/octet-stream", **request.pop("headers", {})}
     return requests.post(f"{url}/v1/identify", data=body, headers=headers, timeout=60, **request)
-
-
-def manage(stack: LiveStack, method: str, path: str, **query: object) -> Any:
-    key = json.loads(stack.key_file.read_text())["management"]["key"]
-    response = requests.request(
-        method,
-        f"{stack.management_url}{path}",
-        params=query,
-        headers={"Authorization": f"Bearer {key}"},
-        timeout=120,
-    )
-    assert response.ok, response.text
-    return response.json()
 
 
 class TestOptions:
@@ -186,18 +178,6 @@ def test_a_worker_that_hangs_is_a_timeout(live_stack: LiveStack) -> None:
             assert_error(post(url), 504, "timeout")
             assert time.monotonic() - start >= 1
         assert post(live_stack.url).status_code == 200
-
-
-@contextmanager
-def frozen_worker(stack: LiveStack) -> Iterator[None]:
-    """The worker does nothing inside the `with` block."""
-    [model] = manage(stack, "GET", "/models/car_identifier")
-    [worker] = model["workers"]
-    os.kill(worker["pid"], signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(worker["pid"], signal.SIGCONT)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from live_stack import ROOT, LiveStack, running_stack, wait_until_ready
+from live_stack import ROOT, LiveStack, frozen_worker, running_stack, wait_until_ready
 from PIL import Image
 
 from benchmarks.service import Service
@@ -275,9 +275,11 @@ def test_removing_a_version_loses_no_request_that_is_under_way(
         statuses.append(requests.post(url, data=photo, headers=key, timeout=60).status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(40)]
-    for thread in threads:
-        thread.start()
-    wait_for(lambda: bool((it := torchserve.version(OTHER)) and it.waiting > 10))
+    with frozen_worker(stack, OTHER):
+        for thread in threads:
+            thread.start()
+        # All but the batch that the worker has.
+        wait_for(lambda: bool((it := torchserve.version(OTHER)) and it.waiting >= 40 - 8))
     version = torchserve.version(OTHER)
     assert version
     drain_and_unregister(torchserve, version)
