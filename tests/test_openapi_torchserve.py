@@ -285,10 +285,12 @@ def play_trouble(server: Rehearsal) -> None:
         server.call(name, 500, "troubled", "1.0", body=b"die")
     server.call("unregister", 200, "troubled")  # the only version: no 403
 
+    server.call("register", 507, url="troubled.mar", model_name="troubled_memory")
+    server.call("unregister", "200 or 404", "troubled_memory")  # busy, it has done so itself
+
     for name in ("scale", "scale_version"):
-        server.call("register", 507, url="troubled.mar", model_name="troubled_memory")
-        [kept] = server.call("describe", 200, "troubled_memory").json()
-        assert kept["workers"] == []
+        options = {"model_name": "troubled_memory", "initial_workers": 0}
+        server.call("register", 200, url="troubled.mar", **options)
         for status in ("5XX", "200 or 206 or 5XX"):  # the second finds the first's remains
             server.call(name, status, "troubled_memory", "1.0", min_worker=1, synchronous=True)
         server.call("unregister_version", 200, "troubled_memory", "1.0")
