@@ -6,6 +6,7 @@ import http.client
 import json
 import resource
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -137,6 +138,21 @@ def test_a_kept_connection_outlives_the_time_for_a_head(public: PublicGateway) -
         assert is_answered(used)
 
 
+def test_the_next_head_may_come_in_pieces_after_a_large_body(
+    torchserve: StandInTorchServe, tmp_path: Path
+) -> None:
+    with (
+        public_gateway(torchserve, tmp_path, CARID_ACCESS="anonymous") as gateway,
+        kept_connection(gateway) as connection,
+    ):
+        connection.request("POST", "/v1/identify", PHOTO + bytes(300_000), {"X-A": "b"})
+        assert connection.getresponse().read()
+        for piece in (HEALTH[:10], HEALTH[10:20], HEALTH[20:]):
+            connection.sock.sendall(piece)
+            time.sleep(0.1)
+        assert connection.sock.recv(12) == b"HTTP/1.1 200"
+
+
 def test_requests_sent_together_are_all_answered(
     torchserve: StandInTorchServe, tmp_path: Path
 ) -> None:
@@ -164,14 +180,20 @@ def test_what_is_no_http_is_refused_in_the_one_shape(
     assert_refused(answer, 400, "request_unreadable")
 
 
-def test_connections_are_not_limited_by_a_shells_default(public: PublicGateway) -> None:
-    limits = Path(f"/proc/{public.pid}/limits")
-    if not limits.exists():
+def test_connections_are_not_limited_by_a_shells_default(
+    torchserve: StandInTorchServe, tmp_path: Path
+) -> None:
+    if not Path("/proc/self/limits").exists():
         pytest.skip("needs Linux's /proc")
-    [line] = [it for it in limits.read_text().splitlines() if it.startswith("Max open files")]
-    soft, hard = line.split()[3:5]
-    assert int(soft) >= min(int(hard), _OPEN_FILES)
-    assert int(soft) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] or soft == hard
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    try:
+        with public_gateway(torchserve, tmp_path) as gateway:
+            text = Path(f"/proc/{gateway.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    [line] = [it for it in text.splitlines() if it.startswith("Max open files")]
+    assert int(line.split()[3]) == min(limits[1], _OPEN_FILES)
 
 
 def test_what_is_to_be_closed_at_the_end_is_closed(
