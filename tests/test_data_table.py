@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,29 @@ def test_a_table_of_all_official_cars_has_the_official_order(tmp_path: Path) -> 
     (tmp_path / "cars.csv").write_text("\n".join(lines[:-1]), encoding="utf-8")
     labels = read_dataset(tmp_path, "train").labels
     assert [label.label for label in labels] == sorted(label.label for label in labels)
+
+
+def test_accents_in_pieces_and_in_one_are_the_same_car(root: Path) -> None:
+    expected = read_dataset(root, "train")
+
+    def decompose(rows: Rows) -> None:
+        for row in rows[1::2]:
+            row["make"] = unicodedata.normalize("NFD", row["make"])
+
+    assert read_dataset(rewrite(root, decompose), "train") == expected
+    assert expected.labels[2].make == "Škoda"
+
+
+def test_what_is_held_out_is_not_trained_on_even_if_test_is_read_first(root: Path) -> None:
+    def mark(rows: Rows) -> None:
+        for number, row in enumerate(rows):
+            row["split"] = "test" if number % 5 == 0 else "train"
+
+    module = CarDataModule(str(rewrite(root, mark)))
+    assert len(module.dataset("test").samples) == 6
+    train, val = ({s.path for s in module.dataset(split).samples} for split in ("train", "val"))
+    assert (len(train), len(val)) == (21, 3)
+    assert not train & val
 
 
 def test_boxes_are_cropped_with_their_margin_and_may_be_missing(root: Path) -> None:
@@ -215,6 +239,14 @@ AGAIN = "Fotos für Übungen/../Fotos für Übungen/Giulia №0.png"
         (
             cell(7, make="Alfa", model="Romeo Giulia"),
             r"line 7: 'Alfa .* another way than in line 2",
+        ),
+        (
+            cell(7, make="ALFA romeo"),
+            r"line 7: 'ALFA romeo Giulia .* is the same class as 'Alfa Romeo Giulia .* in line 2",
+        ),
+        (
+            cell(13, model="DS-3 Crossback"),
+            r"line 13: '.* DS-3 Crossback 2019' is the same class as '.* in line 12: write",
         ),
         (box("1", "2", "1", "40"), r"line 2: the box 1,2,1,40 is not left,top,right,bottom"),
         (box("1", "2", "9.5", "40"), r"line 2: the box 1,2,9\.5,40 is not"),

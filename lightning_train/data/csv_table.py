@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import get_args
 
 from handler.labels import CarLabel, stanford_cars_labels
+from lightning_train.data.class_names import plain, spelled
 from lightning_train.data.samples import CarDataset, DatasetError, Sample, Split
 
 __all__ = ["read_csv_table"]
@@ -91,7 +92,7 @@ def _read_rows(table: Path) -> list[_Row]:
             raise _bad(
                 table, reader.line_num, 'more cells than the header: write "…" around a comma'
             )
-        values = {name: " ".join((cells[name] or "").split()) for name in columns if name != "file"}
+        values = {name: spelled(cells[name] or "") for name in columns if name != "file"}
         values["file"] = (cells["file"] or "").strip()  # a file name may hold two spaces
         if any(values.values()):
             rows.append(_row(table, reader.line_num, values))
@@ -189,7 +190,14 @@ def _check_names(table: Path, rows: list[_Row]) -> None:
     """Two cars must not share a name: answers, reports and folders call a class by it."""
     first: dict[str, _Row] = {}
     for row in rows:
-        other = first.setdefault(row.name, row)
+        other = first.setdefault(plain(row.name), row)
+        if other.name != row.name:
+            raise _bad(
+                table,
+                row.line,
+                f"{row.name!r} is the same class as {other.name!r} in line {other.line}: write "
+                "both the same",
+            )
         if other.car != row.car:
             raise _bad(
                 table,

@@ -67,7 +67,7 @@ class CarDataModule(pl.LightningDataModule):
         unreadable: whether a photo that cannot be decoded is an `error` or left out (`skip`);
             either way all of them are counted and the first named before training begins.
         max_classes: keep only so many classes, drawn by their names.
-        photos_per_class: train on no more of each class, drawn by their file names.
+        photos_per_class: train on no more of each class, drawn by their names.
         long_tail: make training as unbalanced as this ratio of the largest to the smallest class
             (Cui et al. 2019, arXiv 1901.05555). Neither this nor the line above touches `val` and
             `test`.

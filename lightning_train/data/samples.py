@@ -12,7 +12,7 @@ __all__ = ["IMAGE_SUFFIXES", "WHERE_TO_GET_IT", "CarDataset", "DatasetError", "S
 
 Split = Literal["train", "val", "test"]
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif"}
 WHERE_TO_GET_IT = (
     "Copies of Stanford Cars are on Kaggle and on the Hugging Face Hub (its original address has "
     "been dead since 2023); README.md, 'Train on your own cars', shows the folders that are read."
@@ -32,11 +32,14 @@ class Sample:
         class_id: 0-based class.
         box: the car as (left, top, right, bottom) in pixels from 0, right and bottom exclusive, or
             None where nobody drew one.
+        key: what its place among the photos of its class hangs on, see `splits.with_keys`; empty:
+            its file name.
     """
 
     path: Path
     class_id: int
     box: tuple[int, int, int, int] | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,8 +41,17 @@ class Selection:
 
     @cached_property
     def labels(self) -> tuple[CarLabel, ...]:
-        """The chosen classes of training, or of the test split if there is no other, renumbered."""
+        """The chosen classes of training, or of the test split if there is no other, renumbered.
+
+        Raises:
+            DatasetError: there are no photos, or there is one class only.
+        """
         chosen = choose_classes(self._on_disk(self._reference).labels, self.max_classes)
+        if len(chosen) < 2:
+            raise DatasetError(
+                f"{self.root} has one class only, {chosen[0].label!r}: a classifier needs two or "
+                "more; add photos of another car"
+            )
         return tuple(replace(label, class_id=i) for i, label in enumerate(chosen))
 
     @cached_property

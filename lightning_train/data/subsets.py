@@ -23,7 +23,7 @@ def choose_photos(
     photos_per_class: int | None,
     long_tail: float | None,
 ) -> tuple[Sample, ...]:
-    """Thin the training photos out, drawn by their file names.
+    """Thin the training photos out, drawn by their names (see `splits.ranked`).
 
     Args:
         samples: training photos with class ids 0…classes-1.
