@@ -17,6 +17,7 @@ from lightning_train.data import (
     Split,
     read_dataset,
 )
+from lightning_train.data.splits import name_hash
 from lightning_train.data.unreadable import find_unreadable, tell_unreadable
 
 __all__ = ["PhotoSets"]
@@ -59,13 +60,13 @@ class PhotoSets:
 
         Args:
             name: of the folder, which is searched through all levels.
-            part: by file name every second photo: `fit` for the detector, `measure` for its score.
+            part: about half of them, by their names alone, so that a photo that is added or removed
+                moves no other: `fit` for the detector, `measure` for its score.
         """
         folder = self.data / name
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        # Before any is left out: the others stay in the part that they are in.
-        chosen = {"fit": paths[::2], "measure": paths[1::2], None: paths}[part]
-        return [it.path for it in self._readable([Sample(path, 0) for path in chosen], name)]
+        chosen = [Sample(it, 0) for it in paths if part in (None, _part(it.relative_to(folder)))]
+        return [sample.path for sample in self._readable(chosen, name)]
 
     def outside(self) -> dict[str, list[Path]]:
         """Folder name → photos to measure on, for those folders that the data set has.
@@ -88,3 +89,7 @@ class PhotoSets:
         if unreadable:
             print(f"{what}: {tell_unreadable(unreadable, len(new))}. Left out", flush=True)
         return tuple(sample for sample in samples if self._is_readable[sample.path])
+
+
+def _part(name: Path) -> Literal["fit", "measure"]:
+    return "fit" if name_hash(name.as_posix())[0] % 2 else "measure"
