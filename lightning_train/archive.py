@@ -37,7 +37,7 @@ from lightning_train.export import (
     write_torch,
 )
 from lightning_train.known_score import fit_known_score
-from lightning_train.model_card import model_card
+from lightning_train.model_card import few_identified, model_card
 from lightning_train.packaging import MODEL_NAME, check_version, package
 from lightning_train.run_history import own_records, read_runs
 from lightning_train.starting_weights import sha256
@@ -71,18 +71,18 @@ def archive(
     Args:
         checkpoint: best.ckpt of a `fit`, or what `export-weights` wrote.
         version: version of the archive, e.g. 2.0.
-        data: the data set it was trained on. With a folder `not_cars` in it, of photos of
-            anything else, the archive learns to say `not_a_car` and to find a car on a larger
-            scene; with `unseen_cars`, of other cars, the score that tells them best is chosen.
+        data: the data set it was trained on. Photos of anything else in `not_cars` teach it to say
+            `not_a_car` and to find a car on a larger scene; with other cars in `unseen_cars`, the
+            score that tells them best is chosen.
         out: archive to write, its model card beside it.
-        recipe: the configuration it was trained with; by default that beside the checkpoint.
-        runs: [A,B], log folders of the runs that led to it; by default the checkpoint's.
+        recipe: its configuration; by default the one beside it.
+        runs: [A,B], log folders of its runs; by default its own.
         engine: `openvino` quantises to 8 bits, for CPUs; `torch` is for CUDA GPUs.
-        calibration_photos: training photos that set the ranges of the 8-bit numbers.
+        calibration_photos: of training, for the ranges of the 8-bit numbers.
         precision: share of `identified` answers that shall be right, for cars the model knows.
         keep_cars: share of cars that shall not be answered `not_a_car`.
         scenes: how many to compose of cars and `not_cars`, to learn where on them a car is.
-        unreadable: whether a photo that cannot be decoded is an `error` or left out (`skip`).
+        unreadable: photos that cannot be decoded: an `error`, or left out (`skip`).
     """
     check_version(version)
     own_recipe, own_runs = own_records(checkpoint)
@@ -166,6 +166,8 @@ def archive(
     card = model_card(manifest, precision=precision, keep_cars=keep_cars, recipe=recipe_text)
     out.with_suffix(".md").write_text(card, encoding="utf-8")
     _print(manifest, out)
+    if few := few_identified(manifest, precision):
+        print(f"warning: {few}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from lightning_train.distillation import Distillation
 from lightning_train.losses import CrossEntropy, Loss
 from lightning_train.networks import build_network
 from lightning_train.optimization import parameter_groups
+from lightning_train.resuming import check_schedule
 from lightning_train.schedules import Schedule
 
 __all__ = ["CarClassifier"]
@@ -71,9 +72,14 @@ class CarClassifier(pl.LightningModule):
         # How a run trains is in its config.yaml; a checkpoint holds what the network is.
         self.save_hyperparameters("network", "class_names", "size", "mean", "std")
         self.class_names = class_names
-        self.network = build_network(network, len(class_names), weights, dropout, stochastic_depth)
+        self.network = build_network(
+            network, len(class_names), weights, dropout, stochastic_depth, class_names
+        )
         self.optimizer = optimizer
         self.schedule = schedule
+        # What checkpoints record of it; of the run that is gone on with, and of this one.
+        self._resumed_schedule: dict[str, Any] | None = None
+        self._own_schedule: dict[str, Any] | None = None
         self.loss = loss or CrossEntropy()
         if class_counts is not None:
             self.loss.set_class_counts(class_counts)
@@ -203,8 +209,30 @@ class CarClassifier(pl.LightningModule):
         total = self.trainer.estimated_stepping_batches  # by max_epochs or max_steps
         batches = self.trainer.num_training_batches
         steps = max(math.ceil(batches / self.trainer.accumulate_grad_batches), 1)
+        self._record_schedule(self.schedule, steps, total / steps)
         scheduler = self.schedule.build(optimizer, steps, total / steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _record_schedule(self, schedule: Schedule, steps_per_epoch: int, epochs: float) -> None:
+        """Note what a resumed run has to keep, and refuse to be one that does not."""
+        self._own_schedule = {
+            "name": type(schedule).__name__,
+            "lengths": schedule.lengths(steps_per_epoch, epochs),
+            "epochs": epochs,
+            "steps_per_epoch": steps_per_epoch,
+        }
+        held, self._resumed_schedule = self._resumed_schedule, None
+        if held is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            check_schedule(held, self._own_schedule, str(self.trainer.ckpt_path))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Record the schedule's lengths, which a resumed run has to keep."""
+        if self._own_schedule is not None:
+            checkpoint["schedule"] = self._own_schedule
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take them up; checkpoints of before know none."""
+        self._resumed_schedule = checkpoint.get("schedule")

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -135,6 +134,15 @@ class CarCLI(LightningCLI):
         if command != "fit":
             super()._parse_ckpt_path()
 
+    def instantiate_classes(self) -> None:
+        """Instantiate them; a checkpoint replaces every weight, so no others are looked for."""
+        model = self._get(self.config, "model")
+        weights = model.weights
+        if self.checkpoint:
+            model.weights = None
+        super().instantiate_classes()
+        model.weights = weights  # the run's config.yaml says what it was started from
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """A trainer with what every run has."""
         settings = {**self._get(self.config_init, "trainer"), **kwargs}
@@ -207,33 +215,9 @@ def _lr_range_test(arguments: Sequence[str]) -> None:
     lr_range_test(cli.model, cli.datamodule, cli.trainer, **cli.options)
 
 
-def show_augmentations(
-    data: CarDataModule,
-    callbacks: Sequence[Callback],
-    class_names: Sequence[str],
-    out: Path = Path("augmentations.png"),
-    photos: int = 6,
-    draws: int = 7,
-    epoch: int = 0,
-) -> None:
-    """Draw a contact sheet.
-
-    Args:
-        data: where the photos come from.
-        callbacks: those that are augmentations act.
-        class_names: the classes in order.
-        out: the picture to write.
-        photos: rows.
-        draws: columns beside the photo itself.
-        epoch: the epoch of which to show the training size.
-    """
+def _show_augmentations(arguments: Sequence[str]) -> None:
     from lightning_train.contact_sheet import draw_contact_sheet
 
-    path = draw_contact_sheet(data, callbacks, class_names, out, photos, draws, epoch)
-    print(f"written to {path}")
-
-
-def _show_augmentations(arguments: Sequence[str]) -> None:
     given = {"data", "callbacks", "class_names"}
 
     def trainer(settings: Mapping[str, Any]) -> pl.Trainer:
@@ -246,12 +230,13 @@ def _show_augmentations(arguments: Sequence[str]) -> None:
 
     # The network is not run: neither download nor read its weights.
     without_weights = [*arguments, "--model.weights=null"]
-    cli = _ObjectsCLI(without_weights, show_augmentations, given, trainer)
+    cli = _ObjectsCLI(without_weights, draw_contact_sheet, given, trainer)
     callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, Augmentation):
             callback.setup(cli.trainer, cli.model, "fit")
-    show_augmentations(cli.datamodule, callbacks, cli.model.class_names, **cli.options)
+    path = draw_contact_sheet(cli.datamodule, callbacks, cli.model.class_names, **cli.options)
+    print(f"written to {path}")
 
 
 def _function(module: str, arguments: Sequence[str]) -> None:

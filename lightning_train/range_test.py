@@ -29,7 +29,7 @@ from pytorch_lightning.callbacks import (
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_train.callbacks import EMA, RunReport
+from lightning_train.callbacks import EMA, FreezeStages, RunReport
 from lightning_train.classifier import CarClassifier
 from lightning_train.data import Batch, CarDataModule
 from lightning_train.evaluation.plots import STYLE
@@ -227,6 +227,9 @@ class _RangeData(pl.LightningDataModule):
 def range_test_trainer(settings: Mapping[str, Any]) -> pl.Trainer:
     """A trainer that trains as a configuration says, and keeps, scores and logs nothing.
 
+    What `FreezeStages` freezes at last is frozen from the start: the test is a single epoch, and
+    its rates are for the part of the network that most of a run trains.
+
     Args:
         settings: the configuration's, under `trainer`.
     """
@@ -234,7 +237,11 @@ def range_test_trainer(settings: Mapping[str, Any]) -> pl.Trainer:
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     needless = (Checkpoint, EarlyStopping, EMA, LearningRateMonitor, RunReport)
     changes = {
-        "callbacks": [c for c in callbacks if not isinstance(c, needless)],
+        "callbacks": [
+            callback.at_last() if isinstance(callback, FreezeStages) else callback
+            for callback in callbacks
+            if not isinstance(callback, needless)
+        ],
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,

@@ -14,7 +14,7 @@ import torch
 from lightning_train.config_errors import SettingsError
 from lightning_train.float_weights import is_weights
 
-__all__ = ["check_checkpoint", "read_checkpoint", "resume_command"]
+__all__ = ["check_checkpoint", "check_schedule", "read_checkpoint", "resume_command"]
 
 
 def resume_command(arguments: Sequence[str], checkpoint: str) -> str:
@@ -107,3 +107,32 @@ def check_checkpoint(
             f"the checkpoint is a {held['network']}, the settings say {wanted['network']}: take "
             "the configuration it was trained with"
         )
+
+
+def check_schedule(held: Mapping[str, Any], here: Mapping[str, Any], checkpoint: str) -> None:
+    """Refuse to go on with a run at another place of the schedule than it had come to.
+
+    Args:
+        held: the schedule of the run that the checkpoint is of: its `name`, its `lengths` in steps
+            (see `Schedule.lengths`), and the run's `epochs` and `steps_per_epoch`.
+        here: the same of the settings.
+        checkpoint: where it is.
+
+    Raises:
+        SettingsError: it is another schedule, or one of other lengths; the message says what to
+            give back.
+    """
+    if (held["name"], held["lengths"]) == (here["name"], here["lengths"]):
+        return
+    raise SettingsError(
+        f"a resumed run keeps the lengths of its schedule, which these settings change: "
+        f"{_described(held)} → {_described(here)}. Give the trainer.max_epochs, data.batch_size "
+        "and model.schedule that it was started with, or start a new run from its weights with "
+        f"--model.weights {checkpoint}"
+    )
+
+
+def _described(schedule: Mapping[str, Any]) -> str:
+    lengths = ", ".join(f"{steps} {name}" for name, steps in schedule["lengths"].items())
+    name = f"{schedule['name']} of {lengths}" if lengths else schedule["name"]
+    return f"{name} ({schedule['epochs']:g} epochs of {schedule['steps_per_epoch']} steps)"

@@ -31,6 +31,18 @@ class Schedule(ABC):
             epochs: of the whole run; infinite if it has no end.
         """
 
+    def lengths(self, steps_per_epoch: int, epochs: float) -> dict[str, int]:
+        """What a resumed run has to keep: what it is called → how many steps.
+
+        A checkpoint holds the place in the schedule as a number of steps: with other lengths it
+        would be another place. Nothing, unless a schedule says so.
+
+        Args:
+            steps_per_epoch: as in `build`.
+            epochs: likewise.
+        """
+        return {}
+
 
 class CyclicSchedule(Schedule):
     """Cyclical learning rates (Smith 2015, arXiv 1506.01186): from base to maximum and back.
@@ -81,6 +93,8 @@ class CyclicSchedule(Schedule):
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> CyclicLR:
         """torch's CyclicLR over this run's steps."""
+        if self.cycles is None:
+            self._warn_of_an_unfinished_cycle(epochs)
         up, down = self._steps(steps_per_epoch, epochs)
         max_lrs = [float(group["lr"]) for group in optimizer.param_groups]
         return CyclicLR(
@@ -94,10 +108,14 @@ class CyclicSchedule(Schedule):
             **_momentum_cycle(optimizer, self.base_momentum),
         )
 
+    def lengths(self, steps_per_epoch: int, epochs: float) -> dict[str, int]:
+        """Those of a cycle: with lengths in epochs, a run may go on for longer."""
+        up, down = self._steps(steps_per_epoch, epochs)
+        return {"steps up": up, "steps down": down}
+
     def _steps(self, steps_per_epoch: int, epochs: float) -> tuple[int, int]:
         """Steps of the way up and of the way down, 1 or more each."""
         if self.cycles is None:
-            self._warn_of_an_unfinished_cycle(epochs)
             up, down = self.step_size_up * steps_per_epoch, self.step_size_down * steps_per_epoch
             return max(round(up), 1), max(round(down), 1)
         cycle = _total_steps(steps_per_epoch, epochs) // self.cycles
@@ -157,6 +175,10 @@ class OneCycleSchedule(Schedule):
             **_momentum_cycle(optimizer, self.base_momentum),
         )
 
+    def lengths(self, steps_per_epoch: int, epochs: float) -> dict[str, int]:
+        """That of the run."""
+        return {"steps": _total_steps(steps_per_epoch, epochs)}
+
 
 class CosineSchedule(Schedule):
     """A linear warm-up, then half a cosine to zero (Loshchilov and Hutter, arXiv 1608.03983).
@@ -170,9 +192,15 @@ class CosineSchedule(Schedule):
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int, epochs: float) -> LambdaLR:
         """A factor per step, the same for every parameter group."""
-        warmup = round(self.warmup_epochs * steps_per_epoch)
-        steps = _total_steps(steps_per_epoch, epochs)
+        steps, warmup = self.lengths(steps_per_epoch, epochs).values()
         return LambdaLR(optimizer, partial(_cosine, warmup=warmup, steps=steps))
+
+    def lengths(self, steps_per_epoch: int, epochs: float) -> dict[str, int]:
+        """Those of the run and of the warm-up."""
+        return {
+            "steps": _total_steps(steps_per_epoch, epochs),
+            "steps of warm-up": round(self.warmup_epochs * steps_per_epoch),
+        }
 
 
 def _momentum_cycle(optimizer: Optimizer, base_momentum: float) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from lightning_train.float_weights import (
@@ -71,14 +72,25 @@ def load_whole(network: nn.Module, saved: SavedNetwork, path: Path) -> None:
     network.load_state_dict(saved.state)
 
 
-def start_from(network: nn.Module, name: str, saved: SavedNetwork, path: Path) -> None:
+def start_from(
+    network: nn.Module,
+    name: str,
+    saved: SavedNetwork,
+    path: Path,
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Load the trunk, of a shallower ResNet too (see `growth.py`), and the head where it fits.
+
+    For other classes than the saved ones, or the same in another order, each that has the name of
+    a saved one starts with that one's row of the head, the others with fresh rows; a line says how
+    many. Where either knows no names, the head is loaded if it has as many classes.
 
     Args:
         network: a `CarNetwork`.
         name: what it is called.
         saved: the weights.
         path: where they are from.
+        class_names: of the network's classes, in order; None if they have no names.
 
     Raises:
         ValueError: they are of another network, or not all; the message says which would fit.
@@ -91,7 +103,10 @@ def start_from(network: nn.Module, name: str, saved: SavedNetwork, path: Path) -
             raise ValueError(f"{path} holds no whole {name}: {wrong}")
         trained = f", {held}" if held else ""
         raise ValueError(f"{path} holds no {name}: give the network it was trained with{trained}")
-    if _misfit(own, state):
+    known = saved.settings.get("class_names")
+    if class_names is not None and known is not None and list(known) != list(class_names):
+        state = _trunk(state) | _rows_by_name(own, state, known, class_names, path)
+    elif _misfit(own, state):
         state = _trunk(state)
     network.load_state_dict(state, strict=False)
 
@@ -118,6 +133,31 @@ def load_published(net: nn.Module, path: Path, name: str) -> None:
     if wrong or set(state) - set(own):
         raise ValueError(f"weights: {path} holds no {name}: give the weights of the network named")
     net.load_state_dict({k: v for k, v in fits.items() if k not in head}, strict=False)
+
+
+def _rows_by_name(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    known: Sequence[str],
+    wanted: Sequence[str],
+    path: Path,
+) -> dict[str, Tensor]:
+    """The head: its own fresh rows, but for the classes of a saved one's name; says how many."""
+    row_of = {name: row for row, name in enumerate(known)}
+    found = [(row, row_of[name]) for row, name in enumerate(wanted) if name in row_of]
+    head = {key: value.clone() for key, value in own.items() if key.startswith(_HEAD)}
+    # A head that is missing or of some other shape has no rows to take.
+    shapes = {key: (len(known), *fresh.shape[1:]) for key, fresh in head.items()}
+    if any(key not in state or state[key].shape != shape for key, shape in shapes.items()):
+        found = []
+    for key, rows in head.items():
+        for here, there in found:
+            rows[here] = state[key][there]
+    rank_zero_only(print)(
+        f"{path}: of {len(wanted)} classes, {len(found)} are known there by name and start from "
+        "what it has learnt of them; the others start anew"
+    )
+    return head
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

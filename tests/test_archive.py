@@ -27,6 +27,7 @@ from lightning_train.archive import archive
 from lightning_train.callbacks import ZoomAugmentation
 from lightning_train.data import DatasetError, load_crop, read_dataset
 from lightning_train.evaluation.evaluate import evaluate, examine_images
+from lightning_train.evaluation.photo_sets import PhotoSets
 from lightning_train.export import float_logits
 from lightning_train.run_history import own_records, read_runs
 from lightning_train.trained import load_classifier
@@ -278,7 +279,7 @@ def test_a_file_that_is_no_photo_is_named(mar: Path, toy_root: Path, tmp_path: P
     (tmp_path / "not_cars" / "notes.txt").write_text("not looked at")
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "not_cars" / name).write_text("no photo")
-    with pytest.raises(DatasetError, match=r"b\.jpg cannot be read"):
+    with pytest.raises(DatasetError, match=r"a\.jpg cannot be read"):
         evaluate(mar, tmp_path, "val", tmp_path / "report")
 
 
@@ -287,14 +288,16 @@ def test_what_is_no_car_is_told_from_cars_on_photos_that_nothing_was_fitted_to(
 ) -> None:
     result = evaluate(mar, toy_root, "test", tmp_path / "report")
     not_cars = result["outside"]["not_cars"]
-    assert not_cars["photos"] == 20  # the other 20 fitted the detector
+    parts = {part: PhotoSets(toy_root, 32).others("not_cars", part) for part in ("fit", "measure")}
+    assert not_cars["photos"] == len(parts["measure"]) == 40 - len(parts["fit"])
+    assert not set(parts["fit"]) & set(parts["measure"])
     assert not_cars["not_a_car"] > 0.9
     assert result["figures"]["not_a_car"] < 0.1
     assert not_cars["auroc_car_score"] > 0.95
 
 
 def test_without_photos_of_other_things_everything_is_a_car(
-    checkpoint: Path, toy_root: Path, tmp_path: Path
+    checkpoint: Path, toy_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(toy_root / "stanford_cars", tmp_path / "stanford_cars")
     archive(checkpoint, "2.6", tmp_path, tmp_path / "plain.mar", calibration_photos=10)
@@ -302,6 +305,9 @@ def test_without_photos_of_other_things_everything_is_a_car(
     assert figures["outside"]["not_cars"]["not_a_car"] == 0
     card = (tmp_path / "plain.md").read_text()
     assert "not_cars" not in card
+    # And of twelve validation photos no threshold can promise much.
+    assert "warning: Only 12 of 12 validation photos are answered" in capsys.readouterr().out
+    assert "little more than a guess" in card
 
 
 def test_the_model_card_says_what_was_measured_and_how_it_was_made(mar: Path) -> None:

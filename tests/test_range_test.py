@@ -10,11 +10,19 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tiny_network import STAGES, tiny_model
 from toy_cars import write_class_folders
 from toy_commands import toy_settings, write_settings
+from toy_training import toy_data
 
+from lightning_train.callbacks import FreezeStages
 from lightning_train.cli import main
-from lightning_train.range_test import RangeCurve, propose_bounds
+from lightning_train.range_test import (
+    RangeCurve,
+    lr_range_test,
+    propose_bounds,
+    range_test_trainer,
+)
 
 # The loss falls from 1e-4 on and is done at 1e-2, along a smooth step whose tenths lie here.
 BASE, MAX = 2.5e-4, 4.1e-3
@@ -159,6 +167,29 @@ def test_every_parameter_group_is_raised_by_the_same_factor(
     assert seen.shape[0] == 20
     assert seen.max(axis=1) == pytest.approx(np.linspace(0.001, 0.02, 20))
     assert seen.min(axis=1) == pytest.approx(0.25 * np.linspace(0.001, 0.02, 20))
+
+
+@pytest.mark.parametrize(
+    ("stages", "frozen"),
+    [({0: "all", 1: 0}, 0), ({0: "all", 4: 1, 2: 3}, 1), (2, 2), ({0: 1, 9: "all"}, STAGES)],
+    ids=str,
+)
+def test_what_a_run_freezes_at_last_is_frozen_from_the_start(
+    stages: object, frozen: int, toy_root: Path, tmp_path: Path
+) -> None:
+    """The test is one epoch, in which a run would perhaps train its head alone."""
+    model = tiny_model(optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
+    before = {name: value.clone() for name, value in model.network.named_parameters()}
+    freezing = FreezeStages(stages)  # type: ignore[arg-type]
+    settings = {"accelerator": "cpu", "enable_progress_bar": False, "callbacks": [freezing]}
+    trainer = range_test_trainer({**settings, "default_root_dir": tmp_path})
+    lr_range_test(model, toy_data(toy_root), trainer, 1e-3, 0.1, steps=20, out=tmp_path / "out")
+    trained = {
+        name.removeprefix("stages.").partition(".")[0]
+        for name, value in model.network.named_parameters()
+        if not torch.equal(value, before[name])
+    }
+    assert trained == {*map(str, range(frozen, STAGES)), "head"}
 
 
 def test_no_proposal_writes_no_configuration_and_removes_an_old_one(

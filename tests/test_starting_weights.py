@@ -86,6 +86,52 @@ def test_a_run_starts_from_trunk_and_head(sharded: Path, model: CarClassifier) -
     assert torch.equal(other.stages[0][0].weight, stem.half().float())
 
 
+@pytest.mark.parametrize("saved", ["checkpoint", "sharded"])
+def test_the_head_is_taken_over_by_the_names_of_the_classes(
+    saved: str,
+    model: CarClassifier,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = str(request.getfixturevalue(saved))
+    held = build_network("resnet18", 3, path).head
+    capsys.readouterr()
+    audi, bmw, ram = TOY_CLASSES
+    # As many classes, but others, and in another order; and more of them.
+    for names in ([bmw, audi, "Zastava Yugo 1987"], [ram, "Lada Niva 1990", bmw, audi]):
+        torch.manual_seed(0)
+        head = toy_model(class_names=names, weights=path).network.head
+        torch.manual_seed(0)
+        fresh = toy_model(class_names=names).network.head
+        for row, name in enumerate(names):
+            known = name in TOY_CLASSES
+            expected, place = (held, TOY_CLASSES.index(name)) if known else (fresh, row)
+            assert torch.equal(head.weight[row], expected.weight[place])
+            assert torch.equal(head.bias[row], expected.bias[place])
+        said = capsys.readouterr().out
+        shared = len(names) - 1
+        assert said.startswith(f"{path}: of {len(names)} classes, {shared} are known there by name")
+        assert len(said.splitlines()) == 1
+
+    same = toy_model(weights=path).network.head
+    assert torch.equal(same.weight, held.weight)
+    assert torch.equal(same.bias, held.bias)
+    assert not torch.equal(same.weight[1], toy_model().network.head.weight[1])
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_without_names_give_their_head_to_as_many_classes(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    del content["hyper_parameters"]["class_names"]
+    torch.save(content, tmp_path / "nameless.ckpt")
+    capsys.readouterr()
+    head = toy_model(class_names=["A", "B", "C"], weights=str(tmp_path / "nameless.ckpt"))
+    assert torch.equal(head.network.head.weight, content["state_dict"]["network.head.weight"])
+    assert capsys.readouterr().out == ""
+
+
 def test_a_deeper_network_starts_as_the_equal_of_the_folder_s(tmp_path: Path) -> None:
     torch.manual_seed(0)
     write_weights(toy_model(network="resnet50"), tmp_path / "weights")

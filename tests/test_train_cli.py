@@ -247,6 +247,25 @@ def test_a_resumed_run_takes_the_settings_it_is_given(
     assert resumed["epoch"] == 1
 
 
+def test_with_a_checkpoint_the_weights_to_start_from_are_not_looked_for(
+    config: Path, tmp_path: Path
+) -> None:
+    """It replaces every one of them; they may be a download, or have moved."""
+    options = ["--config", str(config), "--trainer.callbacks=[]"]
+    assert main(["fit", *options, "--trainer.max_epochs=1"]) == 0
+    trained = ["--ckpt_path", str(next(tmp_path.rglob("last.ckpt")))]
+    moved = "--model.weights=moved.ckpt"
+    assert main(["fit", *options, moved]) == 1  # of a new run they are
+    assert main(["validate", *options, *trained, moved]) == 0
+    assert main(["fit", *options, *trained, moved, "--trainer.max_epochs=2"]) == 0
+    logs = sorted((tmp_path / "runs/logs").iterdir())
+    # The record of the run still says what it was started from.
+    used = yaml.safe_load((logs[-1] / "config.yaml").read_text())
+    assert used["model"]["weights"] == "moved.ckpt"
+    resumed = torch.load(logs[-1] / "checkpoints/last.ckpt", weights_only=True)
+    assert resumed["epoch"] == 1
+
+
 def test_no_checkpoint_is_written_where_none_is_wanted(config: Path, tmp_path: Path) -> None:
     options = ["--trainer.enable_checkpointing=false", "--trainer.callbacks=[]"]
     assert main(["fit", "--config", str(config), "--trainer.max_epochs=1", *options]) == 0

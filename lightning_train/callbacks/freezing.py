@@ -39,6 +39,10 @@ class FreezeStages(Callback):
             raise ValueError(f"stages needs an entry for epoch 0, e.g. {{0: all, 2: 0}}: {stages}")
         self.stages = schedule
 
+    def at_last(self) -> FreezeStages:
+        """What the last entry says, from the start and for good."""
+        return FreezeStages([*self.stages.values()][-1])
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check the counts against the network; freeze what is frozen for good.
 
