@@ -17,6 +17,7 @@ from requests.auth import AuthBase
 from urllib3.util import Retry
 
 from client.errors import (
+    CarIdentifierError,
     NotFoundError,
     RateLimitedError,
     RequestRefusedError,
@@ -34,7 +35,11 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _CONNECT_TIMEOUT_S = 5.0
 # Kept open between calls, where several threads call.
 _CONNECTIONS = 64
-_RETRIED = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+_RETRIED = (
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.BAD_GATEWAY,  # a proxy's, while the server behind it restarts
+)
 
 _KEY_VARIABLE = "CARID_API_KEY"
 # Errors that a caller may want to tell from the others of their kind.
@@ -44,14 +49,17 @@ _KINDS: dict[int, type[RequestRefusedError | ServerUnavailableError]] = {
     HTTPStatus.TOO_MANY_REQUESTS: RateLimitedError,
 }
 
+# The `code` of errors that are not the server's own.
+_PROXY_ERROR = "proxy_error"
+
 _Parsed = TypeVar("_Parsed")
 
 
 class CarIdentifierClient:
     """A connection to one server, kept open between calls; close it or use it in a `with` block.
 
-    Calls that the server answers with 429 or 503 are repeated: after the time it names, or with a
-    growing, random pause.
+    Calls that are answered with 429, 502 or 503 are repeated: after the time that the answer names,
+    or with a growing, random pause.
 
     Args:
         url: where the server is, e.g. "http://127.0.0.1:8000".
@@ -205,10 +213,7 @@ class CarIdentifierClient:
             code, message = body["error"]["code"], body["error"]["message"]
             request_id = body["request_id"]
         except (ValueError, LookupError, TypeError) as error:
-            raise UnexpectedAnswerError(
-                f"What answers at {self.url} is no Car Identifier (HTTP {response.status_code}). "
-                "Is the address right?"
-            ) from error
+            raise self._no_reason(response.status_code) from error
         kind = _KINDS.get(response.status_code) or (
             ServerUnavailableError
             if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -217,6 +222,29 @@ class CarIdentifierClient:
         if kind is UnauthorizedError:
             message = f"{message} (This client takes it from {_KEY_VARIABLE}, or as `api_key`.)"
         raise kind(response.status_code, code, message, request_id)
+
+    def _no_reason(self, status: int) -> CarIdentifierError:
+        """What to make of an answer that is not in the API's shape, as a proxy's own pages."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return ServerUnavailableError(
+                status,
+                _PROXY_ERROR,
+                f"A proxy on the way to {self.url} answered HTTP {status} without a reason: the "
+                "server behind it may be down or slow. Try again later, or check the address.",
+                None,
+            )
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            return RequestRefusedError(
+                status,
+                _PROXY_ERROR,
+                f"A proxy on the way to {self.url} takes no request of this size (HTTP {status}). "
+                "Send a smaller photo, or have the proxy's limit raised.",
+                None,
+            )
+        return UnexpectedAnswerError(
+            f"What answers at {self.url} is no Car Identifier (HTTP {status}). "
+            "Is the address right?"
+        )
 
 
 class _Bearer(AuthBase):

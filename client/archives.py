@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from client.errors import VersionError
+from gateway.shared_file import OwnerError, new_file_for_all
 
 __all__ = [
     "MODEL",
@@ -59,6 +60,8 @@ def is_version(text: str) -> bool:
 def put_into_store(path: Path, store: Path) -> str:
     """Copy an archive into the model store, unless it lies there; it appears whole or not at all.
 
+    TorchServe may read the copy, whoever runs this: it is the store's owner's, and open to all.
+
     Returns:
         Its file name there.
 
@@ -76,12 +79,10 @@ def put_into_store(path: Path, store: Path) -> str:
                 "under a new version, or remove the old file"
             )
         return target.name
-    staged = target.with_suffix(".mar.new")
     try:
-        shutil.copyfile(path, staged)
-        staged.replace(target)
-    except OSError as error:
-        staged.unlink(missing_ok=True)
+        with path.open("rb") as source, new_file_for_all(target) as copy:
+            shutil.copyfileobj(source, copy)
+    except (OSError, OwnerError) as error:
         raise VersionError(f"can't copy {path} into the model store: {error}") from error
     return target.name
 

@@ -43,11 +43,12 @@ class UnexpectedAnswerError(CarIdentifierError):
 
 
 class _ToldError(CarIdentifierError):
-    """The server said what is wrong, in the API's error shape.
+    """The server said what is wrong, in the API's error shape; or a proxy before it refused.
 
     Attributes:
         status: HTTP status, e.g. 422.
-        code: machine-readable name, e.g. "image_unreadable".
+        code: machine-readable name, e.g. "image_unreadable"; "proxy_error" where a proxy on the way
+            answered instead, and said no reason.
         message: what to do about it.
         request_id: what to quote when reporting it.
     """

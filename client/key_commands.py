@@ -30,19 +30,18 @@ app = typer.Typer(
 )
 
 KeyFile = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--file",
         envvar="CARID_API_KEYS_FILE",
-        help="The gateway's key file; `make serve` keeps it in its run directory.",
+        help="The gateway's key file. [default: api_keys.json in CARID_RUN_DIR, or in .run]",
         metavar="FILE",
     ),
 ]
 Name = Annotated[str, typer.Argument(help="Whose key it is or what it is for.", metavar="NAME")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
-# Beside what the service keeps, as `carid models` and `make serve` have it.
-_DEFAULT_FILE = Path(os.environ.get("CARID_RUN_DIR", ".run")) / "api_keys.json"
+_RUN_DIR = Path(".run")  # as `carid models` has it
 
 
 @app.command()
@@ -53,7 +52,7 @@ def create(
         typer.Option("--per-minute", min=1, help="Photos a minute; default: the gateway's."),
     ] = None,
     as_json: AsJson = False,
-    file: KeyFile = _DEFAULT_FILE,
+    file: KeyFile = None,
 ) -> None:
     """Make a key and print it: this once, since only its hash is kept.
 
@@ -63,8 +62,9 @@ def create(
 
       carid keys create batch --per-minute 6000
     """
+    store = _key_store(file)
     try:
-        secret = KeyStore(file).create(name, per_minute)
+        secret = store.create(name, per_minute)
     except KeyStoreError as error:
         _fail(error)
     if as_json:
@@ -72,15 +72,17 @@ def create(
     else:
         print(secret)
         _note(
-            f"The key {name!r} of {file}, shown this once. Send it as 'Authorization: Bearer KEY'."
+            f"The key {name!r} of {store.path}, shown this once. "
+            "Send it as 'Authorization: Bearer KEY'."
         )
 
 
 @app.command("list")
-def list_keys(as_json: AsJson = False, file: KeyFile = _DEFAULT_FILE) -> None:
+def list_keys(as_json: AsJson = False, file: KeyFile = None) -> None:
     """List all keys: their names, not the keys, which nobody has but their owners."""
+    store = _key_store(file)
     try:
-        keys = KeyStore(file).list()
+        keys = store.list()
     except KeyStoreError as error:
         _fail(error)
     if as_json:
@@ -88,7 +90,7 @@ def list_keys(as_json: AsJson = False, file: KeyFile = _DEFAULT_FILE) -> None:
             entry = {"name": key.name, "created": key.created, "per_minute": key.per_minute}
             print(json_lines([entry]))
     elif not keys:
-        _note(f"There is no key in {file}. Make one: carid keys create NAME")
+        _note(f"There is no key in {store.path}. Make one: carid keys create NAME")
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("Name", overflow="fold")
@@ -101,13 +103,28 @@ def list_keys(as_json: AsJson = False, file: KeyFile = _DEFAULT_FILE) -> None:
 
 
 @app.command()
-def revoke(name: Name, file: KeyFile = _DEFAULT_FILE) -> None:
+def revoke(name: Name, file: KeyFile = None) -> None:
     """Take a key back: a gateway that runs refuses its next request."""
+    store = _key_store(file)
     try:
-        KeyStore(file).revoke(name)
+        store.revoke(name)
     except KeyStoreError as error:
         _fail(error)
     _note(f"The key {name!r} opens nothing any more.")
+
+
+def _key_store(file: Path | None) -> KeyStore:
+    """The keys of the file that was named, or else of the service that is served from here."""
+    if file is not None:
+        return KeyStore(file)
+    named = os.environ.get("CARID_RUN_DIR")  # empty counts as unset, as for the service
+    if not named and not _RUN_DIR.is_dir():
+        _fail(
+            f"There is no run directory {_RUN_DIR.absolute()}: name the gateway's key file "
+            "(--file, CARID_API_KEYS_FILE), or the directory that the service is started with "
+            "(CARID_RUN_DIR)"
+        )
+    return KeyStore(Path(named or _RUN_DIR) / "api_keys.json")
 
 
 def _note(text: str) -> None:
@@ -115,6 +132,6 @@ def _note(text: str) -> None:
     Console(stderr=True).print(Text(text), soft_wrap=True)
 
 
-def _fail(error: KeyStoreError) -> NoReturn:
+def _fail(error: KeyStoreError | str) -> NoReturn:
     Console(stderr=True).print(Text(str(error), "red"), soft_wrap=True)
     raise typer.Exit(_FAILED)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from client.errors import CarIdentifierError
+from client.errors import CarIdentifierError, VersionError
 from client.management import TorchServe
 from client.output import console, json_lines, version_table
 from client.run_dir import RunDir
@@ -126,7 +126,12 @@ def list_versions(
     """List the registered versions."""
     versions: Versions = context.obj
     with _told():
-        found, canary = versions.torchserve.versions(), versions.run_dir.read_canary()
+        found = versions.torchserve.versions()
+        try:
+            canary = versions.run_dir.read_canary()
+        except VersionError as error:
+            _warn(str(error))
+            canary = None
         if as_json:
             shares = dict([canary]) if canary else {}
             print(json_lines({**asdict(it), "canary": shares.get(it.version)} for it in found))
@@ -238,7 +243,11 @@ def _tell(line: str) -> None:
     print(line, flush=True)
 
 
+def _warn(line: str, style: str = "yellow") -> None:
+    Console(stderr=True).print(Text(line, style), soft_wrap=True)
+
+
 def _give_up(line: str, status: int) -> NoReturn:
     sys.stdout.flush()
-    Console(stderr=True).print(Text(line, "red"), soft_wrap=True)
+    _warn(line, "red")
     raise typer.Exit(status)

@@ -44,7 +44,7 @@ class Failure:
     """Why a photo has no answer.
 
     Attributes:
-        code: the API's, or "unreadable_file".
+        code: the API's, "proxy_error" or "unreadable_file".
         message: for people.
     """
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.errors import VersionError
+from gateway.shared_file import OwnerError, lock_for_all, new_file_for_all
 
 __all__ = ["RunDir"]
 
@@ -68,14 +68,11 @@ class RunDir:
         Raises:
             VersionError: one is at it, or there is no such directory.
         """
-        try:
-            lock = (self.path / "versions.lock").open("w")
-        except OSError as error:
-            raise VersionError(
-                f"can't write to the run directory {self.path} ({error.strerror}): name the one "
-                "that the service was started with (--run-dir, CARID_RUN_DIR)"
-            ) from error
-        with lock:
+        with ExitStack() as stack:
+            try:
+                lock = stack.enter_context(lock_for_all(self.path / "versions.lock"))
+            except OSError as error:
+                raise VersionError(self._not_writable(error)) from error
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -84,6 +81,14 @@ class RunDir:
                 ) from error
             self.remove_retiring()  # left by a command that was killed
             yield
+
+    def _not_writable(self, error: OSError) -> str:
+        way_out = (
+            "run this as the service's own user, or as root"
+            if isinstance(error, PermissionError)
+            else "name the one that the service was started with (--run-dir, CARID_RUN_DIR)"
+        )
+        return f"can't write to the run directory {self.path} ({error.strerror}): {way_out}"
 
     def read_state(self) -> dict[str, Any]:
         """What `write_state` wrote; empty if it never did."""
@@ -94,9 +99,24 @@ class RunDir:
         _write(self.path / "versions.json", state)
 
     def read_canary(self) -> tuple[str, float] | None:
-        """The canary's version and its share of the requests; None if there is no canary."""
-        canary = _read(self.path / "canary.json")
-        return (str(canary["version"]), float(canary["share"])) if canary else None
+        """The canary's version and its share of the requests; None if there is no canary.
+
+        Raises:
+            VersionError: its file says something else, so that the gateway knows no canary.
+        """
+        path = self.path / "canary.json"
+        canary = _read(path)
+        if not canary and not path.exists():
+            return None
+        version, share = canary.get("version"), canary.get("share", -1)
+        # As the gateway has it, which ignores anything else.
+        is_share = isinstance(share, int | float) and type(share) is not bool and 0 <= share <= 1
+        if canary.keys() != {"version", "share"} or not isinstance(version, str) or not is_share:
+            raise VersionError(
+                f'{path} is not like {{"version": "1.2", "share": 0.1}}, so the gateway ignores '
+                "it: mend it, or remove it with `carid models canary --off`"
+            )
+        return version, float(share)
 
     def write_canary(self, version: str, share: float) -> None:
         """Have the gateway send this share of the requests to the version from now on."""
@@ -128,13 +148,11 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    staged = path.with_suffix(".json.new")
     try:
-        with staged.open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        with new_file_for_all(path) as file:
+            file.write(json.dumps(content, indent=1).encode())
+    except OwnerError as error:
+        raise VersionError(str(error)) from error
     except OSError as error:
         raise VersionError(
             f"can't write {path} ({error.strerror}): make room there, or make it writable"

@@ -65,13 +65,19 @@ class Versions:
 
         Safe to run again, whatever became of an earlier run.
         """
+        self.run_dir.read_canary()  # says so while nothing has changed, if it can't be read
         self._change(wanted, goldens)
 
     def rollback(self) -> None:
         """Serve the version again that the last swap took away, or was about to.
 
-        An interrupted rollback, run again, goes on to where it went.
+        An interrupted rollback, run again, goes on to where it went. A canary's file that says
+        nothing does not stop it.
         """
+        try:
+            self.run_dir.read_canary()
+        except VersionError as error:
+            self.tell(f"going on without a canary: {error}")
         state = self.run_dir.read_state()
         swapping = state.get("swapping")
         if swapping and swapping.get("back"):
@@ -170,13 +176,16 @@ class Versions:
 
     def remove(self, version: str) -> None:
         """Answer what a version was asked, then remove it; its archive stays in the store."""
+        self.run_dir.read_canary()  # as in `swap`
+        self._remove(version)
+
+    def _remove(self, version: str) -> None:
         found = self.torchserve.version(version)
         if found is None:
             raise VersionError(f"version {version} is not registered")
         if found.default:
             raise VersionError(f"version {version} is the default: swap to another one first")
-        canary = self.run_dir.read_canary()
-        if canary and canary[0] == version:
+        if self._canary() == version:
             self.tell(f"turning the canary {version} off")
             self._end_canary()
         self.tell(f"draining {version}")
@@ -251,7 +260,7 @@ class Versions:
                 self.tell(f"making {old} the default again")
                 self.torchserve.set_default(old)
             if added and self.torchserve.version(new):
-                self.remove(new)
+                self._remove(new)
             self._forget()
             if isinstance(error, VersionError):
                 raise VersionError(f"not swapped: {error}. {old} still serves") from error
@@ -269,19 +278,26 @@ class Versions:
             return False
         default = self._default().version
         old, new = swapping["from"], swapping["to"]
-        canary = self.run_dir.read_canary()
-        if canary and canary[0] == default:
+        if self._canary() == default:
             self.tell(f"turning the canary off: {default} is the default now")
             self._end_canary()
         done = default == new
         left = old["version"] if done else new if swapping["added"] else default
         if left not in (default, wanted) and self.torchserve.version(left):
-            self.remove(left)
+            self._remove(left)
         if done:
             self.run_dir.write_state({"previous": old})
         elif wanted != new:
             self._forget()
         return True
+
+    def _canary(self) -> str | None:
+        """The version that is on trial; None also where the file can't be read."""
+        try:
+            canary = self.run_dir.read_canary()
+        except VersionError:
+            return None
+        return canary[0] if canary else None
 
     def _end_canary(self) -> None:
         self.run_dir.remove_canary()

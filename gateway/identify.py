@@ -83,7 +83,7 @@ class Identifier:
             upload = await read_upload(request, self._settings, lease)
             options = combined_options(request, query, upload.options)
             # One was counted when the request began.
-            request.state.allowance.take(len(upload.photos) - 1)
+            request.state.allowance.take(len(upload.photos) - 1, taken=1)
             trial = self._canary.draw() if options.version is None else None
             yield Question(upload.photos, options, request.state.request_id, trial)
 

@@ -31,17 +31,20 @@ class Allowance:
         self._rate = rate
         self._caller = caller
 
-    def take(self, photos: int) -> None:
+    def take(self, photos: int, *, taken: int = 0) -> None:
         """Count photos; a request is one from its start, whether it brings any or not.
+
+        Args:
+            photos: how many more.
+            taken: how many of the same request were counted before.
 
         Raises:
             RateLimitedError: they are more than what is left of the minute.
-            TooManyPhotosError: they, and the one that their request began as, are more than a
-                whole minute's.
+            TooManyPhotosError: the request holds more than a whole minute's.
         """
         if not photos or self._rate is None:
             return
-        if photos > 1 and photos + 1 > self._rate.amount:
+        if taken + photos > self._rate.amount:
             raise TooManyPhotosError(
                 f"You may send {self._rate.amount} photos a minute, and this request holds more. "
                 "Send fewer at a time."

@@ -10,7 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gateway_fixtures import BROKEN_PHOTO, PHOTO, Gateway
+from gateway_fixtures import BROKEN_PHOTO, PHOTO, Gateway, identify, serving
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 ROOT = Path(__file__).resolve().parent.parent
 CARID = [sys.executable, "-c", "from client.cli import app; app()"]
@@ -120,6 +123,32 @@ def test_no_server_is_status_2_and_one_line(carid: Carid, photos: Path) -> None:
     assert "make serve" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_a_proxys_page_costs_its_photo_and_not_the_others(
+    carid: Carid, gateway: Gateway, photos: Path
+) -> None:
+    (photos / "broken.jpeg").unlink()
+    (photos / "large.jpg").write_bytes(PHOTO + b"large")
+    (photos / "slow.jpg").write_bytes(PHOTO + b"slow")
+    pages = {
+        b"large": HTMLResponse("<h1>413</h1>", 413),
+        b"slow": HTMLResponse("<h1>504</h1>", 504),
+    }
+    answer = identify(gateway, PHOTO).json()
+
+    async def pass_on(request: Request) -> Response:
+        return pages.get((await request.body()).removeprefix(PHOTO), JSONResponse(answer))
+
+    app = Starlette()
+    app.add_route("/v1/identify", pass_on, ["POST"])
+    with serving(app) as url:
+        done = carid("identify", photos, "--json", "--jobs", 1, CARID_URL=url)
+    assert done.returncode == 1, done.stderr
+    lines = {Path(str(line["photo"])).name: line for line in json_lines(done.stdout)}
+    assert [name for name, line in lines.items() if "answer" in line] == ["a.jpg", "B.JPG"]
+    assert "HTTP 504 without a reason" in str(lines["slow.jpg"]["error"]["message"])
+    assert "Send a smaller photo" in str(lines["large.jpg"]["error"]["message"])
 
 
 @pytest.mark.parametrize(

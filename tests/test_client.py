@@ -6,9 +6,11 @@ import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 import urllib3
 from gateway_fixtures import (
     BROKEN_PHOTO,
@@ -21,7 +23,8 @@ from gateway_fixtures import (
     serving,
 )
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from client import (
     CarIdentifierClient,
@@ -34,6 +37,7 @@ from client import (
 from client.types import Answer, Canary
 
 NOBODY = "http://127.0.0.1:9"
+PROXYS_PAGE = "<html><h1>{}</h1></html>"
 
 
 @pytest.fixture
@@ -200,6 +204,61 @@ def test_something_else_on_that_port() -> None:
         pytest.raises(UnexpectedAnswerError, match="Is the address right"),
     ):
         client.labels()
+
+
+@contextmanager
+def proxy(*answers: Response) -> Iterator[CarIdentifierClient]:
+    """A client of what gives these answers, one after the other; not repeating any call."""
+    coming = iter(answers)
+
+    async def answer(_: Request) -> Response:
+        return next(coming)
+
+    app = Starlette()
+    app.add_route("/v1/{path}", answer, ["GET", "POST"])
+    with serving(app) as url, CarIdentifierClient(url, retries=0) as client:
+        yield client
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 520])
+@pytest.mark.parametrize("kind", ["page", "json"])
+def test_a_proxys_failure_is_one_that_passes(status: int, kind: str) -> None:
+    page = HTMLResponse(PROXYS_PAGE.format(status), status)
+    own_shape = JSONResponse({"message": "failure"}, status)
+    with (
+        proxy(page if kind == "page" else own_shape) as client,
+        pytest.raises(ServerUnavailableError, match=f"HTTP {status} without a reason") as caught,
+    ):
+        client.identify(PHOTO)
+    assert (caught.value.status, caught.value.code) == (status, "proxy_error")
+    assert caught.value.request_id is None
+
+
+def test_a_photo_that_a_proxy_finds_too_large_is_refused() -> None:
+    with (
+        proxy(HTMLResponse(PROXYS_PAGE.format(413), 413)) as client,
+        pytest.raises(RequestRefusedError, match="Send a smaller photo") as caught,
+    ):
+        client.identify(PHOTO)
+    assert (caught.value.status, caught.value.code) == (413, "proxy_error")
+
+
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_another_page_is_no_car_identifiers(status: int) -> None:
+    with (
+        proxy(HTMLResponse(PROXYS_PAGE.format(status), status)) as client,
+        pytest.raises(UnexpectedAnswerError, match="Is the address right"),
+    ):
+        client.identify(PHOTO)
+
+
+def test_a_server_that_restarts_behind_a_proxy_is_asked_again(gateway: Gateway) -> None:
+    answer = JSONResponse(requests.get(f"{gateway.url}/v1/labels", timeout=30).json())
+    with (
+        proxy(HTMLResponse(PROXYS_PAGE.format(502), 502), answer) as impatient,
+        CarIdentifierClient(impatient.url, retries=1) as client,
+    ):
+        assert client.labels().model_version == "1.0"
 
 
 @pytest.mark.parametrize("written", ["{}/", "{}", "scheme-less"])

@@ -237,3 +237,59 @@ class TestCommand:
         assert carid("create", "laptop", "--file", str(other)).returncode == 0
         assert other.exists()
         assert not store.path.exists()
+
+
+@pytest.fixture
+def carid_in(tmp_path: Path) -> Carid:
+    """Runs `carid keys` in a folder of its own, where no variable names a key file."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("CARID_")}
+        return subprocess.run(
+            [sys.executable, "-m", "client", "keys", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**kept, "PYTHONPATH": str(ROOT), **environment},
+            timeout=60,
+        )
+
+    return run
+
+
+class TestWhichFile:
+    @pytest.mark.parametrize("arguments", [["create", "x"], ["list"], ["revoke", "x"]], ids=str)
+    @pytest.mark.parametrize("environment", [{}, {"CARID_RUN_DIR": ""}], ids=["unset", "empty"])
+    def test_where_no_service_runs_there_are_no_keys(
+        self, carid_in: Carid, tmp_path: Path, arguments: list[str], environment: dict[str, str]
+    ) -> None:
+        done = carid_in(*arguments, **environment)
+        assert done.returncode == 1
+        assert done.stdout == "", "a key that opens nothing"
+        assert f"no run directory {tmp_path / '.run'}" in done.stderr
+        assert "--file" in done.stderr
+        assert "CARID_RUN_DIR" in done.stderr
+        assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("environment", [{}, {"CARID_RUN_DIR": ""}], ids=["unset", "empty"])
+    def test_beside_the_run_directory_it_is_the_one_in_there(
+        self, carid_in: Carid, tmp_path: Path, environment: dict[str, str]
+    ) -> None:
+        (tmp_path / ".run").mkdir()
+        made = carid_in("create", "laptop", **environment)
+        assert KeyStore(tmp_path / ".run" / "api_keys.json").find(made.stdout.strip())
+
+    @pytest.mark.parametrize("named", ["option", "file variable", "run directory's variable"])
+    def test_what_is_named_need_not_be_there_yet(
+        self, carid_in: Carid, tmp_path: Path, named: str
+    ) -> None:
+        """As before the first start of a container, or for another machine's secrets."""
+        file = tmp_path / "state" / "api_keys.json"
+        made = {
+            "option": lambda: carid_in("create", "x", "--file", str(file)),
+            "file variable": lambda: carid_in("create", "x", CARID_API_KEYS_FILE=str(file)),
+            "run directory's variable": lambda: carid_in(
+                "create", "x", CARID_RUN_DIR=str(file.parent)
+            ),
+        }[named]()
+        assert KeyStore(file).find(made.stdout.strip())

@@ -51,7 +51,7 @@ def test_no_minute_holds_more_than_the_limit_and_the_wait_is_true(
             try:
                 allowance.take(photos)
             except TooManyPhotosError:
-                assert photos + 1 > per_minute
+                assert photos > per_minute
             except RateLimitedError as error:
                 assert len(recent) + photos > per_minute, "refused what would fit"
                 wait = error.retry_after or 0
@@ -62,6 +62,23 @@ def test_no_minute_holds_more_than_the_limit_and_the_wait_is_true(
             else:
                 taken += [clock.now] * photos
                 assert len(recent) + photos <= per_minute
+
+
+@pytest.mark.parametrize(("per_minute", "photos"), [(1, 2), (2, 3), (5, 6), (5, 32)])
+def test_what_never_fits_into_a_minute_is_no_matter_of_waiting(
+    per_minute: int, photos: int
+) -> None:
+    allowance = RateLimits().of("someone", per_minute)
+    allowance.take(1)
+    with pytest.raises(TooManyPhotosError, match=f"{per_minute} photos a minute"):
+        allowance.take(photos - 1, taken=1)
+
+
+def test_a_whole_minutes_photos_in_one_request_fit() -> None:
+    for per_minute in (1, 2, 32):
+        allowance = RateLimits().of(f"{per_minute}", per_minute)
+        allowance.take(1)
+        allowance.take(per_minute - 1, taken=1)
 
 
 def test_callers_do_not_share_an_allowance() -> None:

@@ -1,4 +1,4 @@
-"""A swap's last line: a way back is promised only where there is one."""
+"""A swap's last line promises a way back only where there is one; a canary's file may be broken."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pydantic import ValidationError
 from serve_fixtures import mar
+from typer.testing import CliRunner
 
-from client import draining, versions
+from client import draining, model_commands, versions
 from client.errors import VersionError
 from client.management import TorchServe, Version
 from client.run_dir import RunDir
 from client.versions import Goldens, Versions
 from deploy.model_store import archive_version
+from gateway.canary import _Assignment
 
 
 class StandInTorchServe:
@@ -118,3 +121,89 @@ def test_a_served_version_is_known_in_the_file_that_it_was_moved_to(store: Path)
     (store / "car_identifier.mar").replace(moved)
     mar(store / "car_identifier.mar", "1.2")
     assert served.find(str(moved)) == ("1.1", moved.name)
+
+
+# --- a canary's file that says nothing ----------------------------------------------------------
+
+NO_CANARIES = [
+    '{"version": "1.2"}',
+    '{"version": "1.2", "share": "a tenth"}',
+    '{"version": "1.2", "share": true}',
+    '{"version": "1.2", "share": 10}',
+    '{"version": "1.2", "share": NaN}',
+    '{"version": 1.2, "share": 0.1}',
+    '{"version": "1.2", "share": 0.1, "since": "today"}',
+    "{}",
+    "[]",
+    "{",
+]
+
+
+@pytest.mark.parametrize("text", NO_CANARIES)
+def test_what_the_gateway_takes_for_no_canary_is_an_error_that_names_its_file(
+    tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "canary.json"
+    file.write_text(text)
+    with pytest.raises(ValidationError):
+        _Assignment.model_validate_json(text)
+    with pytest.raises(VersionError, match=r"canary\.json.* (mend|Mend)") as caught:
+        RunDir(tmp_path).read_canary()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_swap_looks_at_the_canary_before_it_changes_anything(store: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    served = service(store, told)
+    (tmp_path / "canary.json").write_text(NO_CANARIES[0])
+    with pytest.raises(VersionError, match=r"canary\.json .*`carid models canary --off`"):
+        served.swap(str(mar(tmp_path / "new.mar", "1.2")), Goldens())
+    assert [it.version for it in served.torchserve.versions()] == ["1.1"]
+    assert served.run_dir.read_state() == {}
+    assert sorted(path.name for path in store.iterdir()) == ["car_identifier.mar"]
+    served.canary(None, 0)
+    served.swap(str(tmp_path / "new.mar"), Goldens())
+    assert default(served) == "1.2"
+
+
+def test_a_version_is_not_removed_where_nobody_can_tell_whether_it_is_the_canary(
+    store: Path, tmp_path: Path
+) -> None:
+    served = service(store, [])
+    served.register(*reversed(served.find(str(mar(tmp_path / "new.mar", "1.2")))))
+    (tmp_path / "canary.json").write_text(NO_CANARIES[0])
+    with pytest.raises(VersionError, match=r"canary\.json"):
+        served.remove("1.2")
+    assert served.torchserve.version("1.2")
+
+
+def test_a_rollback_goes_back_whatever_the_canarys_file_says(store: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    served = service(store, told)
+    served.swap(str(mar(tmp_path / "new.mar", "1.2")), Goldens())
+    (tmp_path / "canary.json").write_text(NO_CANARIES[0])
+    told.clear()
+    served.rollback()
+    assert default(served) == "1.1"
+    assert [it.version for it in served.torchserve.versions()] == ["1.1"]
+    [warning] = [line for line in told if "canary" in line]
+    assert warning.startswith("going on without a canary: ")
+    assert "canary.json" in warning
+    assert served.run_dir.read_state() == {
+        "previous": {"version": "1.2", "archive": "car_identifier-1.2.mar"}
+    }
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_list_is_a_list_whatever_the_canarys_file_says(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
+) -> None:
+    served = service(store, [])
+    monkeypatch.setattr(model_commands, "TorchServe", lambda *_: served.torchserve)
+    (tmp_path / "canary.json").write_text(NO_CANARIES[0])
+    arguments = ["--run-dir", str(tmp_path), "list", *["--json"] * as_json]
+    done = CliRunner().invoke(model_commands.app, arguments)
+    assert done.exit_code == 0
+    assert "1.1" in done.stdout
+    assert "canary.json" not in done.stdout
+    assert "canary.json" in done.stderr
