@@ -23,9 +23,9 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from bulk.errors import BulkError
 from handler.decode import MAX_BYTES
 
-__all__ = ["absolute", "list_photos", "read_photo"]
+__all__ = ["PHOTO_SUFFIXES", "absolute", "list_photos", "read_photo"]
 
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif")
 _COLUMNS = ("photo", "path", "uri", "url", "file", "file_name", "filename")
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -51,7 +51,7 @@ def list_photos(source: str, column: str | None = None) -> pa.ChunkedArray:
         filesystem, path = _locate(source)
         kind = filesystem.get_file_info(path).type
         if kind == FileType.Directory:
-            names = _found(source, re.compile(r".*"), _PHOTO_SUFFIXES)
+            names = _found(source, re.compile(r".*"), PHOTO_SUFFIXES)
         elif kind == FileType.File:
             names = _listed(source, column)
         elif wildcard := _WILDCARD.search(source):

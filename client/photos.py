@@ -8,7 +8,8 @@ from pathlib import Path
 
 __all__ = ["PHOTO_SUFFIXES", "find_photos", "photo_files"]
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif"})
+# The same as in bulk and in training, as tests/test_repo.py holds.
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif"})
 
 
 def find_photos(folder: Path) -> list[Path]:

@@ -141,3 +141,14 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
             assert heading in {
                 re.sub(r"[^\w\- ]", "", it.lower()).replace(" ", "-") for it in headings
             }, link
+
+
+def test_a_photo_is_one_to_every_part() -> None:
+    """No part may import from all others, so each has its own list."""
+    from bulk.sources import PHOTO_SUFFIXES as BULK
+    from client.photos import PHOTO_SUFFIXES as CLIENT
+    from lightning_train.data import IMAGE_SUFFIXES as TRAINING
+
+    assert set(BULK) == set(CLIENT) == TRAINING
+    told = (ROOT / "docs" / "bulk.md").read_text()
+    assert all(f"`{suffix}`" in told for suffix in BULK)
