@@ -98,6 +98,8 @@ def open_page(browser: Browser, record: Record) -> Iterator[Callable[..., Page]]
         own.add(url)
         page = context.new_page()
         record.watch(page)
+        # From now on, and not from a test's first wait for one, which a quick key could precede.
+        page.on("filechooser", lambda _: None)
         page.goto(f"{url}/")
         return page
 

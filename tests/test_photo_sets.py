@@ -104,3 +104,15 @@ def test_a_split_of_which_nothing_is_left_is_refused(broken: Path) -> None:
         sample.path.write_bytes(b"")
     with pytest.raises(DatasetError, match="0 usable val photos"):
         PhotoSets(broken, 32, "skip").split("val")
+
+
+def test_of_a_handful_one_is_fitted_to(tmp_path: Path) -> None:
+    names = [f"{letter}.jpg" for letter in "abce"]  # all of the half to measure on
+    (tmp_path / "not_cars").mkdir()
+    for name in names:
+        (tmp_path / "not_cars" / name).touch()
+    found = {
+        part: [path.name for path in PhotoSets(tmp_path, 32).others("not_cars", part)]
+        for part in ("fit", "measure")
+    }
+    assert found == {"fit": names[:1], "measure": names[1:]}

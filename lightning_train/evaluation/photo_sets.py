@@ -65,8 +65,11 @@ class PhotoSets:
         """
         folder = self.data / name
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        chosen = [Sample(it, 0) for it in paths if part in (None, _part(it.relative_to(folder)))]
-        return [sample.path for sample in self._readable(chosen, name)]
+        if part:
+            # Of a handful, one at least has to be fitted to.
+            to_fit = {it for it in paths if _is_to_fit(it.relative_to(folder))} or set(paths[:1])
+            paths = [it for it in paths if (it in to_fit) == (part == "fit")]
+        return [it.path for it in self._readable([Sample(it, 0) for it in paths], name)]
 
     def outside(self) -> dict[str, list[Path]]:
         """Folder name → photos to measure on, for those folders that the data set has.
@@ -91,5 +94,5 @@ class PhotoSets:
         return tuple(sample for sample in samples if self._is_readable[sample.path])
 
 
-def _part(name: Path) -> Literal["fit", "measure"]:
-    return "fit" if name_hash(name.as_posix())[0] % 2 else "measure"
+def _is_to_fit(name: Path) -> bool:
+    return name_hash(name.as_posix())[0] % 2 == 1
