@@ -279,7 +279,7 @@ def test_a_file_that_is_no_photo_is_named(mar: Path, toy_root: Path, tmp_path: P
     (tmp_path / "not_cars" / "notes.txt").write_text("not looked at")
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / "not_cars" / name).write_text("no photo")
-    with pytest.raises(DatasetError, match=r"a\.jpg cannot be read"):
+    with pytest.raises(DatasetError, match=r"b\.jpg cannot be read"):
         evaluate(mar, tmp_path, "val", tmp_path / "report")
 
 
