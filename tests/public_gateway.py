@@ -127,9 +127,14 @@ def talk(public: PublicGateway, request: str) -> bytes:
     """Send bytes as they are, and read until the other end hangs up."""
     with socket.create_connection(public.address, timeout=10) as connection:
         connection.sendall(request.encode())
-        answer = b""
-        while more := connection.recv(10_000):
-            answer += more
+        return all_of(connection)
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the other end hangs up."""
+    answer = b""
+    while more := connection.recv(10_000):
+        answer += more
     return answer
 
 

@@ -14,8 +14,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from PIL import Image
-from toy_cars import TOY_CLASSES, write_class_folders, write_devkit
+from toy_cars import TOY_CLASSES, write_class_folders, write_devkit, write_other_photos
 from toy_training import toy_data, toy_model, toy_trainer
 
 from handler import torch_engine
@@ -39,11 +38,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def toy_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = write_devkit(tmp_path_factory.mktemp("toy"), per_class=40)
     write_devkit(root, per_class=4, split="test")
-    (root / "not_cars").mkdir()
-    stripes = np.indices((60, 60)).sum(axis=0) % 12 * 20
-    for number in range(40):
-        photo = Image.fromarray(np.roll(stripes, number, axis=0).astype(np.uint8)).rotate(number)
-        photo.save(root / "not_cars" / f"{number:02d}.png")
+    write_other_photos(root / "not_cars", 40)
     return root
 
 

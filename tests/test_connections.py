@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import requests
 from gateway_fixtures import PHOTO, StandInTorchServe
-from public_gateway import PublicGateway, peak_memory, public_gateway, request_head
+from public_gateway import PublicGateway, all_of, peak_memory, public_gateway, request_head
 
 from gateway.server import _OPEN_FILES
 from gateway.settings import MEGABYTE
@@ -44,14 +44,6 @@ def is_answered(connection: http.client.HTTPConnection) -> bool:
     connection.request("GET", "/healthz")
     response = connection.getresponse()
     return response.status == 200 and bool(response.read())
-
-
-def all_of(connection: socket.socket) -> bytes:
-    """What comes until the other end hangs up."""
-    answer = b""
-    while more := connection.recv(10_000):
-        answer += more
-    return answer
 
 
 def assert_refused(answer: bytes, status: int, code: str) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
-from PIL import Image
-from toy_cars import OWN_CARS, toy_photo, write_table
+from toy_cars import OWN_CARS, toy_photo, write_other_photos, write_table
 from toy_training import toy_data, toy_model, toy_trainer
 
 from handler.answer import Answer
@@ -22,11 +20,7 @@ from lightning_train.evaluation.photo_sets import PhotoSets
 
 
 def write_not_cars(root: Path, photos: int) -> None:
-    (root / "not_cars").mkdir()
-    stripes = np.indices((60, 60)).sum(axis=0) % 12 * 20
-    for number in range(photos):
-        photo = Image.fromarray(np.roll(stripes, number, axis=0).astype(np.uint8)).rotate(number)
-        photo.save(root / "not_cars" / f"Größe {number}.png")
+    write_other_photos(root / "not_cars", photos, "Größe {}.png")
 
 
 def train(root: Path, folder: Path, epochs: int = 6) -> Path:

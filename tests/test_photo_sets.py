@@ -7,11 +7,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import pytorch_lightning as pl
-from PIL import Image
-from toy_cars import write_devkit
+from toy_cars import write_devkit, write_other_photos
 from toy_training import toy_data, toy_model, toy_trainer
 
 from lightning_train.archive import archive
@@ -27,12 +25,8 @@ OTHERS, UNSEEN = 12, 3
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set with photos of other things and of other cars."""
     root = write_devkit(tmp_path_factory.mktemp("data"))
-    stripes = np.indices((60, 60)).sum(axis=0) % 12 * 20
-    for name, count in (("not_cars", OTHERS), ("unseen_cars", UNSEEN)):
-        (root / name).mkdir()
-        for number in range(count):
-            pixels = np.roll(stripes, number, axis=0).astype(np.uint8)
-            Image.fromarray(pixels).rotate(number).save(root / name / f"{number:02d}.png")
+    write_other_photos(root / "not_cars", OTHERS)
+    write_other_photos(root / "unseen_cars", UNSEEN)
     return root
 
 

@@ -24,6 +24,15 @@ def toy_photo(class_id: int, seed: int) -> Image.Image:
     return Image.fromarray(noise)
 
 
+def write_other_photos(folder: Path, count: int, name: str = "{:02d}.png") -> None:
+    """Photos of stripes, each turned otherwise, into a new folder."""
+    folder.mkdir()
+    stripes = np.indices((60, 60)).sum(axis=0) % 12 * 20
+    for number in range(count):
+        pixels = np.roll(stripes, number, axis=0).astype(np.uint8)
+        Image.fromarray(pixels).rotate(number).save(folder / name.format(number))
+
+
 def write_devkit(
     root: Path, per_class: int = 20, split: str = "train", *, whole_box: bool = False
 ) -> Path:

@@ -64,11 +64,11 @@ def evaluate(
     report = report or Path("runs/evaluation") / f"{archive.stem}-{split}"
     if report.is_file():
         raise ValueError(f"{report} is a file: --report names a folder")
-    read_dataset(data, split)  # fails before the archive is loaded
+    dataset = read_dataset(data, split)
     with extract_archive(archive) as directory:
         identifier = CarIdentifier.from_directory(directory)
         photos = PhotoSets(data, identifier.manifest.preprocessing.size, unreadable)
-        evaluation = _measure(identifier, photos.split(split), photos)
+        evaluation = _measure(identifier, photos.usable(dataset, split), photos)
     manifest = identifier.manifest
     subject = Subject(
         kind="archive",

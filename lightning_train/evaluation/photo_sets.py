@@ -45,7 +45,14 @@ class PhotoSets:
         Raises:
             DatasetError: there is no such split, or nothing usable in it.
         """
-        dataset = read_dataset(self.data, split)
+        return self.usable(read_dataset(self.data, split), split)
+
+    def usable(self, dataset: CarDataset, split: Split) -> CarDataset:
+        """What can be used of a split that has been read.
+
+        Raises:
+            DatasetError: nothing.
+        """
         samples = self._readable(dataset.samples, f"{split} split")
         if not samples:
             raise DatasetError(f"{self.data} has 0 usable {split} photos")
@@ -61,7 +68,8 @@ class PhotoSets:
         Args:
             name: of the folder, which is searched through all levels.
             part: about half of them, by their names alone, so that a photo that is added or removed
-                moves no other: `fit` for the detector, `measure` for its score.
+                moves no other (but among a handful): `fit` for the detector, `measure` for its
+                score.
         """
         folder = self.data / name
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
